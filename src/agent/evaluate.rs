@@ -12,14 +12,18 @@ use biscuit_auth::error::{Expression, FailedCheck, Logic, MatchedPolicy, RunLimi
 
 use super::decide::{Judge, Judgement, Purpose, Question};
 use super::outcomes::{Outcomes, Run};
-use super::policy::{shown, Failing};
+use super::policy::{once_told, shown, Failing};
 use super::preview::left_open;
 use super::request::{Reason, TimeClass};
 use super::token::{Clause, Denial, Kind, Verified};
 use crate::mutant::{active, Mutant};
 use crate::time::Timestamp;
 use crate::wire::arguments::{Argument, Value};
-use crate::wire::biscuit::{Check, TimeBound};
+use crate::wire::biscuit::{check_at, Check, TimeBound};
+use crate::wire::token::Purpose as Held;
+
+/// What a request tells beside its operation and its resource, and who makes it.
+const TOLD: [&str; 7] = ["argument", "argument_null", "argument_size", "destination", "enforcer", "risk", "workload"];
 
 impl Judge<'_> {
     /// Runs the policy at each instant that matters; every run must allow. Which policy did, at the latest of them.
@@ -62,8 +66,8 @@ impl Judge<'_> {
         self.points(verified, upper, self.policy.asks.contains("time"))
     }
 
-    /// Whether the token's checks on what is done, and to what, let something pass where a request tells nothing else. Checks
-    /// that are about neither are left to the request, and so is the policy; one that mixes the two does not pass here.
+    /// Whether the token's checks on what is done, and to what, let something pass, or could with what a request tells beside it.
+    /// Checks that are about neither are left to the request, and so is the policy.
     ///
     /// # Errors
     /// Why not.
@@ -78,11 +82,30 @@ impl Judge<'_> {
         match self.run_patiently(&AuthorizerBuilder::new(), &facts, point, verified) {
             Err(TokenError::FailedLogic(Logic::Unauthorized { checks, .. } | Logic::NoMatchingPolicy { checks })) => {
                 let about = checks.iter().filter(|check| is_about_effect(check, verified));
-                let denials = about.map(|check| self.name_check(check, verified));
+                let failed = about.filter(|check| !self.could_pass(check, &facts, point, verified));
+                let denials = failed.map(|check| self.name_check(check, verified));
                 denials.min_by_key(|denial| denial.reason).map_or(Ok(()), Err)
             }
             Err(error) => Err(self.name(error, &facts, point, verified)),
             Ok(_) => Ok(()),
+        }
+    }
+
+    /// Whether a check of the token that fails could pass once a request tells more.
+    fn could_pass(&self, failed: &FailedCheck, facts: &[Fact], point: u64, verified: &Verified) -> bool {
+        let told = || {
+            let FailedCheck::Block(failed) = failed else { return None };
+            let token = verified.biscuit.to_vec().ok()?;
+            let check = check_at(&token, failed.block_id as usize, failed.check_id as usize)?;
+            AuthorizerBuilder::new().policy(once_told(&check, &TOLD)?).ok()
+        };
+        let ran = told().map(|policy| self.run_patiently(&policy, facts, point, verified));
+        match ran {
+            Some(Err(TokenError::FailedLogic(Logic::Unauthorized { policy, .. }))) => {
+                matches!(policy, MatchedPolicy::Allow(_))
+            }
+            Some(ran) => ran.is_ok(),
+            None => false,
         }
     }
 
@@ -242,6 +265,12 @@ impl Judge<'_> {
         Denial::new(Reason::DeniedByPolicy, explain).by(clause)
     }
 
+    /// Whether a token is a planner's credential, which is good for nothing but to be exchanged.
+    fn only_plans(&self, verified: &Verified) -> bool {
+        let planned = self.wallet.task_of(verified.chain()).is_some_and(|task| task.purpose == Held::Plan);
+        planned && self.wallet.step_of(verified.chain()).is_none()
+    }
+
     /// A failed check of a block of ours is named by what it limits, another's is just that.
     fn name_check(&self, failed: &FailedCheck, verified: &Verified) -> Denial {
         let failed = match failed {
@@ -275,6 +304,14 @@ impl Judge<'_> {
                         Reason::WrongWorkload,
                         format!(
                             "the credential was handed to another workload; each program begins its own task ({which})"
+                        ),
+                    )
+                } else if self.only_plans(verified) {
+                    Denial::new(
+                        Reason::NoRight,
+                        format!(
+                            "the credential only plans: exchange it for a step of another workload with `hardtack task step` or POST \
+                             /v1/tasks/{{id}}/steps ({which})"
                         ),
                     )
                 } else {

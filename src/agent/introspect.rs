@@ -1,8 +1,8 @@
 //! What a token is good for, told to an enforcement point (RFC 7662).
 //!
 //! Owns: for which of a token's rights the whole of it would be allowed now; what is told of it.
-//! Never: says of a token that is not good why; tells of more than would be allowed, whatever a request brings with
-//! it that can be evaluated: a clause that cannot be, such as a number held against a text, denies the request all the same.
+//! Never: says of a token that is not good why; tells of more than would be allowed whatever arguments a request brings with
+//! it, those that a clause cannot be evaluated for among them.
 //! Read next: `decide.rs`, whose road this is but for the question; `shell/http/oauth.rs` for its form.
 //!
 //! Whoever is told that a token is active lets a request through on that. So the answer is a decision: on record before it is
@@ -20,6 +20,7 @@ use super::request::{Authorize, Evidence, Introspect, IntrospectedReply, Reason,
 use super::token::{Denial, Kind, Verified};
 use super::wallet::StoredTask;
 use super::{Agent, Now};
+use crate::wire::arguments::ARGUMENTS_MAX;
 use crate::wire::biscuit::{Check, Term};
 use crate::wire::link::Right;
 use crate::wire::policy::RiskLevel;
@@ -29,6 +30,8 @@ use crate::wire::token::{Purpose as Held, Reach, INTROSPECT, RESERVED, RIGHTS_MA
 const RESOURCE: &str = "token";
 /// The most runs of Datalog for one answer: one for each right, risk and class of time, and each instant that it can be.
 const RUNS_MAX: usize = 256;
+/// The most facts that a request brings: its arguments, and where its effect goes.
+const FACTS_TOLD_MAX: u64 = ARGUMENTS_MAX as u64 + 1;
 /// Where one of these comes out, what would have come out was not found.
 const UNKNOWN: [Reason; 2] = [Reason::EngineTimeout, Reason::TooComplex];
 
@@ -81,7 +84,8 @@ impl Agent {
         })))
     }
 
-    /// The rights of a token that all of it would be allowed for now: its checks may be narrower than they are.
+    /// The rights of a token that all of it would be allowed for now, of those that a scope can tell: its checks may be narrower
+    /// than they are.
     ///
     /// # Errors
     /// Why it is good for none of them, or what of all that was tried could not be found out.
@@ -93,8 +97,11 @@ impl Agent {
         check_turns(verified, &untold)?;
         let unclear = || Denial::new(Reason::TooComplex, "what the policy makes of what is told later is not clear");
         let (rights, narrowed) = self.rights(judgement, verified);
+        // What a request brings takes room among the facts of a run.
+        let mut profile = self.profile.clone();
+        profile.verify.run_facts_max = profile.verify.run_facts_max.saturating_sub(FACTS_TOLD_MAX);
         let mut round = Round {
-            judge: self.judge(),
+            judge: Judge { profile: &profile, ..self.judge() },
             authorizer: self.policy.whatever_is_told(&untold).ok_or_else(unclear)?,
             ask,
             enforcer: selectors(evidence),
@@ -106,7 +113,8 @@ impl Agent {
         };
         let mut scope = Vec::with_capacity(rights.len());
         let mut first: Option<Denial> = None;
-        for right in &rights {
+        // What cannot be told is not decided either.
+        for right in rights.iter().filter(|right| right.scope_token().is_some()) {
             match round.check(right) {
                 Ok(()) => scope.push(right.clone()),
                 Err(denial) if UNKNOWN.contains(&denial.reason) => return Err(denial),
@@ -200,12 +208,12 @@ impl Agent {
     }
 }
 
-/// No check of a token may turn against what it lets pass once these facts are told. What its rules make may rest on them.
+/// Nothing of a token may turn against what it lets pass once these facts are told.
 fn check_turns(verified: &Verified, untold: &[&str]) -> Result<(), Denial> {
-    let made = verified.token.blocks.iter().flat_map(|block| &block.rule_heads);
-    let mut open = untold.iter().copied().chain(made.map(String::as_str));
-    if open.any(|name| verified.token.turned_by.contains(name)) {
-        let explain = "a `reject if` or `check all` of the token rests on what only a request tells";
+    if untold.iter().any(|name| verified.token.turned_by.contains(*name)) {
+        let explain =
+            "a rule, a `reject if`, a `check all` or an alternative before others of the token rests on what only a \
+                       request tells";
         return Err(Denial::new(Reason::CheckFailed, explain));
     }
     Ok(())

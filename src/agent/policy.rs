@@ -10,12 +10,14 @@ mod untold;
 
 use std::collections::BTreeSet;
 
-use biscuit_auth::builder::{self, AuthorizerBuilder, BiscuitBuilder, Check, CheckKind, PolicyKind};
+use biscuit_auth::builder::{self, AuthorizerBuilder, BiscuitBuilder, Check, CheckKind, PolicyKind, Rule};
 use biscuit_auth::datalog::SymbolTable;
+use biscuit_auth::error::Token as TokenError;
 use biscuit_auth::parser::{parse_source, SourceResult};
 use ed25519_dalek::SigningKey;
 
 use super::intact;
+use super::preview::ARGUMENTS;
 use super::request::{ClauseKind, DecidedBy};
 use super::token::Clause;
 use crate::ids::Hash;
@@ -24,6 +26,8 @@ use crate::wire::biscuit::{self, Defect};
 use crate::wire::policy::{PolicyDocument, BUILT_IN};
 use crate::wire::token::key_pair;
 use crate::wire::{Refused, MESSAGE_BYTES_MAX};
+pub(in crate::agent) use untold::once_told;
+use untold::rests_on;
 
 /// The domain of the digest that the policy's file begins with: a signature is not looked at again once its key is replaced.
 const FILE: &str = "hardtack/policy-file/v1";
@@ -68,8 +72,8 @@ pub struct Policy {
     pub resources_by_rights: bool,
     /// Its facts and rules alone.
     rules: AuthorizerBuilder,
-    /// Names of what its rules make, each with the names of what that is made of.
-    made: Vec<(String, Vec<String>)>,
+    /// Names of the facts that its rules ask about.
+    rules_ask: BTreeSet<String>,
     /// Its clauses, in the order in which they are evaluated.
     clauses: Vec<(Clause, Source)>,
 }
@@ -122,7 +126,6 @@ impl Policy {
             return Err(Refused::Malformed("a policy may not use `trusting`"));
         }
         let asks = asked(&source).into_iter().map(|(name, _)| name).collect();
-        let authorizer = AuthorizerBuilder::new().code(&document.datalog).map_err(malformed)?;
         let dates = biscuit::decode(&as_block(&source)?, &unbounded()).map_err(unfit)?.dates;
         let told = |text: &str, denies| Told { denies, name: name_of(&document.datalog, text), text: shown(text) };
         let denies = |policy| matches!(builder::Policy::from(policy).kind, PolicyKind::Deny);
@@ -135,16 +138,19 @@ impl Policy {
         for (_, rule) in &source.rules {
             rules = rules.rule(rule.clone()).map_err(malformed)?;
         }
-        let in_order = source.checks.iter().map(|(_, check)| Source::Check(check.clone().into()));
-        let in_order = in_order.enumerate().map(|(place, check)| (Clause::Check(place), check));
-        let then = source.policies.iter().map(|(_, policy)| Source::Policy(policy.clone().into()));
-        let then = then.enumerate().map(|(place, policy)| (Clause::Policy(place), policy));
-        let clauses = in_order.chain(then).collect();
-        let made = source.rules.iter().map(|(_, rule)| {
-            let body = rule.body.iter().map(|asked| asked.name.clone());
-            (rule.head.name.clone(), body.collect())
+        let in_order = source.checks.iter().map(|(_, check)| {
+            let Check { queries, kind } = check.clone().into();
+            Source::Check(Check { queries: surest_first(queries), kind })
         });
-        let made = made.collect();
+        let in_order = in_order.enumerate().map(|(place, check)| (Clause::Check(place), check));
+        let then = source.policies.iter().map(|(_, policy)| {
+            let builder::Policy { queries, kind } = policy.clone().into();
+            Source::Policy(builder::Policy { queries: surest_first(queries), kind })
+        });
+        let then = then.enumerate().map(|(place, policy)| (Clause::Policy(place), policy));
+        let clauses: Vec<(Clause, Source)> = in_order.chain(then).collect();
+        let authorizer = with(&rules, &clauses).map_err(malformed)?;
+        let rules_ask = source.rules.iter().flat_map(|(_, rule)| &rule.body).map(|asked| asked.name.clone()).collect();
         let resources_by_rights = is_by_rights(&source);
         let digest = Hash::of(OUTCOMES, &[document.datalog.as_bytes()]);
         Ok(Self {
@@ -155,7 +161,7 @@ impl Policy {
             checks,
             resources_by_rights,
             rules,
-            made,
+            rules_ask,
             clauses,
             digest,
             document,
@@ -185,10 +191,7 @@ impl Policy {
 
     /// Its rules with the first of its clauses.
     fn first(&self, count: usize) -> Option<AuthorizerBuilder> {
-        self.clauses.iter().take(count).try_fold(self.rules.clone(), |builder, (_, clause)| match clause {
-            Source::Check(check) => builder.check(check.clone()).ok(),
-            Source::Policy(policy) => builder.policy(policy.clone()).ok(),
-        })
+        with(&self.rules, self.clauses.iter().take(count)).ok()
     }
 
     /// A clause with its number and its name, as somebody is told of it.
@@ -204,6 +207,24 @@ impl Policy {
         let Told { name, text, .. } = all.get(place).cloned().unwrap_or_default();
         DecidedBy { clause, block: None, number: place.saturating_add(1), name, text }
     }
+}
+
+/// Rules with clauses.
+fn with<'c>(
+    rules: &AuthorizerBuilder,
+    clauses: impl IntoIterator<Item = &'c (Clause, Source)>,
+) -> Result<AuthorizerBuilder, TokenError> {
+    clauses.into_iter().try_fold(rules.clone(), |builder, (_, clause)| match clause {
+        Source::Check(check) => builder.check(check.clone()),
+        Source::Policy(policy) => builder.policy(policy.clone()),
+    })
+}
+
+/// The alternatives of a clause as they are tried, one after the other until one holds: what rests on nothing that a request
+/// brings is not stopped by a value for which another cannot be evaluated.
+fn surest_first(mut queries: Vec<Rule>) -> Vec<Rule> {
+    queries.sort_by_key(|query| (rests_on(query, &ARGUMENTS), rests_on(query, &["destination"])));
+    queries
 }
 
 /// Whether nothing but what the built-in policy has asks about the resource, and nothing makes rights.

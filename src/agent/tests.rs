@@ -98,7 +98,7 @@ fn tokens_that_are_none_of_ours_are_named() {
     }
 }
 
-fn spec(device: &str) -> TaskSpec {
+pub(super) fn spec(device: &str) -> TaskSpec {
     TaskSpec {
         fleet: "acme".parse().unwrap(),
         grant: GrantId([1; 16]),

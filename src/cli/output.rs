@@ -50,10 +50,6 @@ pub(in crate::cli) fn lines(fields: &Map<String, Value>) -> String {
 /// What somebody else may have written, in a line for a terminal: nothing of it moves a cursor, ends the line, hides or turns
 /// what is around it.
 pub(in crate::cli) fn visible(text: &str) -> String {
-    let hides = |character: char| {
-        let turns = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        character.is_control() || turns
-    };
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if hides(character) {
@@ -63,6 +59,32 @@ pub(in crate::cli) fn visible(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The same as a value in a line of `name=value` pairs and lists with commas, so that the line can be read back: as it is where
+/// it is plain ASCII, else as a JSON string.
+pub(in crate::cli) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '=' | ',');
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    let mut shown = String::with_capacity(text.len() + 2);
+    for character in Value::from(text).to_string().chars() {
+        if hides(character) {
+            // No such character needs more than these digits.
+            shown.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Whether a terminal does something else with a character than to show it.
+fn hides(character: char) -> bool {
+    let turns =
+        matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    character.is_control() || turns
 }
 
 /// The same for several lines.

@@ -11,6 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use biscuit_auth::builder::{self, Convert};
+use biscuit_auth::datalog::SymbolTable;
+use biscuit_auth::format::convert::proto_check_to_token_check;
 use biscuit_auth::format::schema;
 use prost::Message;
 
@@ -88,7 +91,8 @@ pub struct Token {
     pub dates: Vec<u64>,
     /// Names of the facts that its rules and checks ask about.
     pub asks: BTreeSet<String>,
-    /// Those of them that a `reject if` or a `check all` asks about: one fact more, and what passes may not.
+    /// Those of them that a `reject if`, a `check all` or a rule asks about, or an alternative with an expression that is tried
+    /// before another: one fact more, and what passes may not, be it that the expression cannot be evaluated for it.
     pub turned_by: BTreeSet<String>,
 }
 
@@ -219,6 +223,28 @@ pub fn decode_beside(bytes: &[u8], foreign: usize, limits: &VerifyLimits) -> Res
     Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates, asks, turned_by })
 }
 
+/// A check of a token that was decoded, by its block and its place there, to be looked at by itself: it is left out whose blocks
+/// it trusts.
+pub fn check_at(bytes: &[u8], block: usize, place: usize) -> Option<builder::Check> {
+    let container = schema::Biscuit::decode(bytes).ok()?;
+    let mut common = Vec::new();
+    for (index, signed) in std::iter::once(&container.authority).chain(&container.blocks).enumerate() {
+        let raw = schema::Block::decode(&signed.block[..]).ok()?;
+        let third_party = signed.external_signature.is_some();
+        if !third_party {
+            common.extend_from_slice(&raw.symbols);
+        }
+        if index == block {
+            let symbols = SymbolTable::from(if third_party { raw.symbols } else { common }).ok()?;
+            let mut check = raw.checks.get(place)?.clone();
+            check.queries.iter_mut().for_each(|query| query.scope.clear());
+            let check = proto_check_to_token_check(&check, raw.version.unwrap_or_default()).ok()?;
+            return builder::Check::convert_from(&check, &symbols).ok();
+        }
+    }
+    None
+}
+
 fn is_ed25519(block: &schema::SignedBlock) -> bool {
     let ed25519 = schema::public_key::Algorithm::Ed25519 as i32;
     let external = block.external_signature.as_ref().map(|signature| &signature.public_key);
@@ -287,7 +313,8 @@ impl Reader {
             if AMBIENT.contains(&head.name.as_str()) {
                 return Err(Defect::Malformed("a rule makes a fact that only the agent may add"));
             }
-            self.query(index, rule, &names, Some(&head))?;
+            let (body, _) = self.query(index, rule, &names, Some(&head))?;
+            self.turned_by.extend(body);
             self.derived.push(head.name.clone());
             rule_heads.push(head.name);
         }
@@ -308,8 +335,11 @@ impl Reader {
         }
         let mut asks = Vec::new();
         let mut alternatives = Vec::new();
-        for query in &check.queries {
+        for (place, query) in check.queries.iter().enumerate() {
             let (body, bounds) = self.query(index, query, names, None)?;
+            if !query.expressions.is_empty() && place + 1 < check.queries.len() {
+                self.turned_by.extend(body.iter().cloned());
+            }
             alternatives.push(bounds);
             asks.extend(body);
         }

@@ -360,6 +360,16 @@ pub struct Right {
     pub action: String,
 }
 
+impl Right {
+    /// ACTION:RESOURCE as a scope token of OAuth (RFC 6749, section 3.3). None where it has characters that these have not, or the
+    /// action cannot be told from the resource: the first colon parts them.
+    pub fn scope_token(&self) -> Option<String> {
+        let token = format!("{}:{}", self.action, self.resource);
+        let fits = token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+        (fits && !self.action.contains(':')).then_some(token)
+    }
+}
+
 /// The answer to a request. Signed by a service key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Answer {

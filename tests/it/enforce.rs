@@ -239,6 +239,7 @@ fn what_traefik_and_envoy_send_is_understood() {
     assert_eq!((allowed.status, allowed.header("hardtack-reason")), (200, Some("allowed")), "{}", allowed.head);
     assert!(allowed.header("hardtack-decision-id").unwrap().starts_with("gw-07/"));
     assert!(allowed.header("hardtack-expires-in").unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!((allowed.header("content-type"), allowed.body.as_str()), (None, ""), "it is no problem");
     let refused = send(&pep, &traefik("PUT", "/1"));
     assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")));
     let challenge = refused.header("www-authenticate").unwrap();
@@ -283,6 +284,14 @@ fn what_traefik_and_envoy_send_is_understood() {
     let refused = evaluation(&token, "../1");
     assert_eq!((&refused["decision"], &refused["context"]["reason"]), (&false.into(), &"malformed".into()));
     assert_eq!(evaluation("", "1")["decision"], false);
+
+    // A proxy that is set up to ask where there is nothing lets nobody through, and is told why.
+    for path in ["/authz", "/authz/", "/authz/forward-auht", "/authz/auth-request/", "/authz/ext-authzz/1"] {
+        let refused = ask(&pep, "GET", path, &[]);
+        assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("not_found")), "{path}");
+        assert_eq!(refused.header("content-type"), Some("application/problem+json"), "{path}");
+    }
+    assert_eq!(ask(&pep, "GET", "/authzz/forward-auth", &[]).status, 404);
 
     // Where workloads ask there is none of this.
     for socket in ["run/agent.sock", "run/admin.sock"] {

@@ -1,10 +1,11 @@
 //! Narrowing through the agent, with real Biscuits.
 
 use biscuit_auth::builder::BlockBuilder;
+use biscuit_auth::{Algorithm, KeyPair, UnverifiedBiscuit};
 
 use crate::agent::request::{
-    Attenuate, AttenuatedReply, BeginTask, ClauseKind, Problem, ProblemCode, Reason, Reply, Request, Socket, StepReply,
-    TakeStep, TaskReply,
+    Attenuate, AttenuatedReply, Authorize, BeginTask, ClauseKind, Problem, ProblemCode, Reason, Reply, Request, Socket,
+    StepReply, TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, START_S};
 use crate::ids::GrantId;
@@ -276,6 +277,59 @@ fn an_exchange_gives_no_scope_that_a_check_of_the_credential_leaves_nothing_of()
 }
 
 #[test]
+fn an_exchange_leaves_a_check_to_the_request_that_could_pass_it() {
+    for (check, reads, writes) in [
+        (r#"check if operation("write"), argument("rpm", $rpm), $rpm < 1500 or operation("read")"#, true, true),
+        (r#"check if operation($o), destination($d), $o == "write", $d.starts_with("plc-")"#, false, true),
+        (r#"check if operation($o), argument("rpm", $rpm), $o == "write" || $rpm < 1500"#, true, true),
+        (r#"check all operation($o), argument($name, $value), $o == "write", $name == "rpm""#, false, true),
+        (r#"check if workload("unix:uid:2002"), operation("write") or operation("read"), risk("low")"#, true, true),
+        (r#"check if enforcer("unix:uid:33"), resource($r), $r.ends_with("/speed")"#, false, true),
+        (r#"check if operation("open"), argument("force", true) or operation("read")"#, true, false),
+        (
+            r#"check if operation("open"), argument("force", true) or resource("modbus/b"), destination("x")"#,
+            false,
+            false,
+        ),
+        (r#"check if operation("write"), step("s-1") or operation("read"), task_class("valve")"#, false, false),
+        (r#"check if operation("write"), mode("locked"), argument("force", true)"#, false, false),
+        (r#"reject if operation("write"), resource($r), $r.ends_with("/speed")"#, true, false),
+    ] {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, false);
+        let mixed = narrow(&mut rig, 1001, &task.token, None, &[check]).unwrap().token;
+        for ((action, resource), usable) in [(("read", "modbus/a"), reads), (("write", SPEED), writes)] {
+            match (exchange(&mut rig, 1001, &mixed, &[(action, resource)]), usable) {
+                (Ok(_), true) => {}
+                (Err(problem), false) => {
+                    assert_eq!(problem.code, ProblemCode::Denied(Reason::CheckFailed), "{}", problem.detail);
+                }
+                (found, _) => panic!("{check}, {action}: {found:?}"),
+            }
+        }
+    }
+    let mut rig = Rig::new();
+    let task = begin(&mut rig, false);
+    let slow = r#"check if operation("write"), argument("rpm", $rpm), $rpm < 1500 or operation("read")"#;
+    let slow = narrow(&mut rig, 1001, &task.token, None, &[slow]).unwrap().token;
+    let slow = exchange(&mut rig, 1001, &slow, &[("write", SPEED)]).unwrap().token;
+    for (arguments, reason) in [(r#"{"rpm":1499}"#, Reason::Allowed), (r#"{"rpm":1500}"#, Reason::CheckFailed)] {
+        let ask = Authorize {
+            token: slow.clone(),
+            operation: "write".into(),
+            resource: SPEED.into(),
+            destination: None,
+            risk: None,
+            task: None,
+            step: None,
+            arguments: Some(serde_json::from_str(arguments).unwrap()),
+        };
+        let Reply::Decision(decision) = rig.ask(1001, Socket::Agent, Request::Authorize(ask)) else { panic!() };
+        assert_eq!(decision.reason, reason, "{}", decision.explain);
+    }
+}
+
+#[test]
 fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
     let mut rig = Rig::new();
     let spec = TaskSpec {
@@ -317,6 +371,19 @@ fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
     for (resource, reason) in [("door/2", Reason::CheckFailed), ("door/*", Reason::NoRight)] {
         let refused = exchange(&mut rig, 1001, &made, &[("open", resource)]).unwrap_err();
         assert_eq!(refused.code, ProblemCode::Denied(reason), "{resource}: {}", refused.detail);
+    }
+    // Whoever signed it, and whatever it names of its own.
+    let slow = r#"limit(3); check if operation("open"), argument("n", $n), limit($l), $n < $l or operation("close")"#;
+    let third = KeyPair::new_with_rng(Algorithm::Ed25519, &mut rig.rng);
+    let signed = UnverifiedBiscuit::from(&bytes).unwrap();
+    let added = signed.third_party_request().unwrap().create_block(&third.private(), block(slow)).unwrap();
+    let signed = signed.append_third_party(&added.serialize().unwrap()).unwrap().to_vec().unwrap();
+    let own = held.append(block(slow), &mut rig.rng).unwrap().to_bytes().unwrap();
+    for token in [own, signed].map(|bytes| to_text(&bytes)) {
+        exchange(&mut rig, 1001, &token, &[("open", "door/1")]).unwrap();
+        let never = narrow(&mut rig, 1001, &token, None, &[r#"check if operation("shut"), risk("low")"#]).unwrap();
+        let refused = exchange(&mut rig, 1001, &never.token, &[("open", "door/1")]).unwrap_err();
+        assert_eq!(refused.code, ProblemCode::Denied(Reason::CheckFailed), "{}", refused.detail);
     }
     let sealed = to_text(&held.seal().unwrap().to_bytes().unwrap());
     let detail = check_refused(&mut rig, 1001, &sealed, (Some(60), &[]), ProblemCode::Refused);

@@ -2,10 +2,12 @@
 
 use super::super::request::{Attenuate, BeginTask, Introspect, Reply, Request, Socket, TaskReply};
 use super::super::rig::{right, Rig};
+use super::super::tests::spec;
 use super::*;
 use crate::time::Millis;
 use crate::wire::audit::{Event, Record};
 use crate::wire::policy::{RiskRule, TimeRule};
+use crate::wire::token::{mint_task, to_text, Held as HeldToken};
 
 fn begun(rig: &mut Rig, uses: Option<u64>, planner: bool) -> TaskReply {
     let begin = BeginTask {
@@ -136,6 +138,18 @@ fn scope(rig: &mut Rig, token: &str) -> Option<Vec<Right>> {
 }
 
 #[test]
+fn a_token_of_which_no_scope_can_be_told_is_not_active() {
+    let (plain, odd) = (right("modbus/a", "read"), right("modbus/größe", "read"));
+    let mut rig = Rig::new();
+    for (rights, told) in [(vec![odd.clone(), plain.clone()], Some(vec![plain])), (vec![odd.clone()], None)] {
+        let token = task(&mut rig, rights);
+        assert_eq!(used(&mut rig, &token, &odd, None, "{}"), Reason::Allowed);
+        assert_eq!(scope(&mut rig, &token), told);
+    }
+    check_recorded(&rig, Reason::NoRight);
+}
+
+#[test]
 fn a_prefix_is_told_only_where_nothing_else_asks_about_what_is_below_it() {
     let mut rig = Rig::new();
     let all = right("modbus/*", "read");
@@ -181,52 +195,152 @@ fn a_policy_that_asks_about_the_resource_leaves_no_prefix() {
     }
 }
 
+/// What a right is used with: values of every type under each name that a clause asks about, and nothing.
+const ARGUMENTS_TRIED: [&str; 8] = [
+    "{}",
+    r#"{"rpm":1}"#,
+    r#"{"rpm":1501}"#,
+    r#"{"rpm":"x"}"#,
+    r#"{"rpm":null,"force":true}"#,
+    r#"{"rpm":true,"force":"yes"}"#,
+    r#"{"rpm":[1,"x"],"mode":7}"#,
+    r#"{"rpm":21.5,"other":{"a":null}}"#,
+];
+
+fn used(rig: &mut Rig, token: &str, right: &Right, destination: Option<&str>, arguments: &str) -> Reason {
+    let ask = Authorize {
+        token: token.into(),
+        operation: right.action.clone(),
+        resource: right.resource.replace('*', "a"),
+        destination: destination.map(str::to_owned),
+        risk: None,
+        task: None,
+        step: None,
+        arguments: Some(serde_json::from_str(arguments).unwrap()),
+    };
+    match rig.ask(33, Socket::Pep, Request::Authorize(ask)) {
+        Reply::Decision(decision) => decision.reason,
+        other => panic!("no decision: {other:?}"),
+    }
+}
+
+/// Those that are allowed whatever a request brings.
+fn always_allowed(rig: &mut Rig, token: &str, rights: &[Right]) -> Vec<Right> {
+    let destinations = [None, Some("plc-3"), Some("plc-4"), Some("x")];
+    let brought = || ARGUMENTS_TRIED.iter().flat_map(|arguments| destinations.map(|to| (to, *arguments)));
+    let mut allowed = |right: &Right, (to, arguments)| used(rig, token, right, to, arguments) == Reason::Allowed;
+    rights.iter().filter(|right| brought().all(|brought| allowed(right, brought))).cloned().collect()
+}
+
 #[test]
-fn a_right_that_a_deny_may_take_away_by_what_is_not_told_yet_is_not_told() {
+fn a_right_is_told_where_a_request_is_allowed_whatever_it_brings() {
     let (write, read) = (right("modbus/pump1/speed", "write"), right("modbus/*", "read"));
-    let all = Some(vec![write.clone(), read.clone()]);
-    let (reads, none) = (Some(vec![read.clone()]), None);
+    let rights = [write.clone(), read.clone()];
+    let (all, reads, none) = (&[write.clone(), read.clone()][..], &[read.clone()][..], &[][..]);
     let built_in = crate::wire::policy::BUILT_IN;
     for (policy, expected) in [
-        (r#"deny if operation("write"), argument("rpm", $rpm), $rpm > 1500;"#, &reads),
-        (r#"deny if operation($o), argument("rpm", $rpm), $o == "write" && $rpm > 1500;"#, &none),
-        (r#"deny if argument("force", true);"#, &none),
-        (r#"deny if operation("open"), argument("force", true);"#, &all),
-        (r#"reject if operation("write"), argument_null("rpm");"#, &reads),
-        (r#"check all argument($name, $value), ["rpm"].contains($name);"#, &none),
-        (r#"check if operation($o), $o != "write" or argument("rpm", $rpm), $rpm <= 1500;"#, &reads),
-        (r#"fast($rpm) <- argument("rpm", $rpm), $rpm > 1500; deny if operation("write"), fast($rpm);"#, &reads),
+        (r#"deny if operation("write"), argument("rpm", $rpm), $rpm > 1500;"#, reads),
+        (r#"deny if operation($o), argument("rpm", $rpm), $o == "write", $rpm > 1500;"#, reads),
+        (r#"deny if argument("force", true);"#, none),
+        (r#"deny if operation("open"), argument("force", true);"#, all),
+        (r#"reject if operation("write"), argument_null("rpm");"#, reads),
+        (r#"check all argument($name, $value), ["rpm"].contains($name);"#, none),
+        (r#"check if operation($o), $o != "write" or argument("rpm", $rpm), $rpm <= 1500;"#, reads),
+        (r#"allow if operation("open"), argument("rpm", $rpm), $rpm <= 1500;"#, all),
+        (r#"allow if operation("write"), argument("mode", 7);"#, all),
+        (r#"deny if destination("plc-4");"#, none),
+        (r#"deny if operation("write"), destination($d), !$d.starts_with("plc-");"#, reads),
+        // What a clause cannot be evaluated for denies, be it one that would have allowed.
+        (r#"deny if operation($o), argument("rpm", $rpm), $rpm > 99999, $o == "open";"#, none),
+        (r#"reject if operation($o), argument("rpm", $rpm), $rpm > 99999, $o == "open";"#, none),
+        (r#"allow if operation("write"), argument("rpm", $rpm), $rpm <= 1500;"#, reads),
         (
-            r#"a($x) <- argument($n, $x); b($x) <- a($x); deny if operation("read"), b(1) or operation("write"), b(2);"#,
-            &none,
+            r#"allow if argument("rpm", $rpm), $rpm <= 1500 or operation("read"), argument_size("rpm", $n), $n > 0;"#,
+            none,
         ),
-        (r#"allow if operation("write"), argument("rpm", $rpm), $rpm <= 1500;"#, &all),
-        (r#"deny if destination("plc-4");"#, &none),
-        (r#"deny if operation("write"), destination($d), !$d.starts_with("plc-");"#, &reads),
+        (r#"fast($rpm) <- argument("rpm", $rpm), $rpm > 1500; deny if operation("write"), fast($rpm);"#, none),
+        (
+            r#"a($x) <- argument($n, $x); b($x) <- a($x); deny if operation("read"), b(1) or operation("write"), b(1);"#,
+            none,
+        ),
+        // What holds without it is tried first.
+        (r#"check if argument("rpm", $rpm), $rpm <= 1500 or operation("read");"#, reads),
+        (r#"allow if argument("rpm", $rpm), $rpm <= 1500 or operation("read");"#, reads),
+        (r#"check if argument("rpm", $rpm), $rpm <= 1500 or destination($d), $d != "" or operation("read");"#, reads),
     ] {
         let mut rig = Rig::new();
-        let token = task(&mut rig, vec![write.clone(), read.clone()]);
+        let token = task(&mut rig, rights.to_vec());
         rig.policy(|document| document.datalog = format!("{policy}\n{built_in}"));
-        assert_eq!(&scope(&mut rig, &token), expected, "{policy}");
-        if policy.contains("destination") {
+        let told = scope(&mut rig, &token).unwrap_or_default();
+        assert_eq!(told, expected, "{policy}");
+        assert_eq!(always_allowed(&mut rig, &token, &rights), told, "{policy}");
+        if policy.starts_with("deny") && policy.contains("destination") {
             let there = told_for(&mut rig, &token, Some("plc-3")).map(|told| told.scope);
-            assert_eq!(there, all, "{policy}");
+            assert_eq!(there.as_deref(), Some(all), "{policy}");
         }
+    }
+    // Of a condition about both nobody knows what is left.
+    let mut rig = Rig::new();
+    let token = task(&mut rig, rights.to_vec());
+    rig.policy(|document| {
+        let deny = r#"deny if operation($o), argument("rpm", $rpm), $o == "write" && $rpm > 1500;"#;
+        document.datalog = format!("{deny}\n{built_in}");
+    });
+    assert_eq!(scope(&mut rig, &token), None);
+    assert_eq!(always_allowed(&mut rig, &token, &rights), reads);
+    // Where it goes is told, and what it is done with is not.
+    let mut rig = Rig::new();
+    let token = task(&mut rig, rights.to_vec());
+    rig.policy(|document| {
+        let check = r#"check if argument("rpm", $rpm), $rpm <= 1500 or destination($d), $d.starts_with("plc-");"#;
+        document.datalog = format!("{check}\n{built_in}");
+    });
+    assert_eq!(scope(&mut rig, &token), None);
+    assert_eq!(told_for(&mut rig, &token, Some("plc-3")).unwrap().scope, all);
+    for arguments in ARGUMENTS_TRIED {
+        assert_eq!(used(&mut rig, &token, &write, Some("plc-3"), arguments), Reason::Allowed, "{arguments}");
     }
     // What stands behind the allow decides nothing.
     let mut rig = Rig::new();
-    let token = task(&mut rig, vec![write.clone(), read.clone()]);
+    let token = task(&mut rig, rights.to_vec());
     rig.policy(|document| document.datalog = format!("{built_in}\ndeny if argument(\"force\", true);"));
-    assert_eq!(scope(&mut rig, &token), all);
-    // A holder's checks can turn, too.
-    for (check, expected) in [
-        (r#"reject if argument("force", true)"#, &none),
-        (r#"check all argument($name, $value), $name == "rpm""#, &none),
-        (r#"reject if destination("plc-4")"#, &none),
-        (r#"reject if operation("open")"#, &all),
+    assert_eq!(scope(&mut rig, &token).as_deref(), Some(all));
+    assert_eq!(always_allowed(&mut rig, &token, &rights), all);
+}
+
+#[test]
+fn a_right_is_told_where_a_check_of_the_holder_passes_whatever_a_request_brings() {
+    let (write, read) = (right("modbus/pump1/speed", "write"), right("modbus/*", "read"));
+    let rights = [write.clone(), read.clone()];
+    let (all, reads, none) = (&[write.clone(), read.clone()][..], &[read.clone()][..], &[][..]);
+    for (check, told, allowed) in [
+        (r#"reject if argument("force", true)"#, none, none),
+        (r#"check all argument($name, $value), $name == "rpm""#, none, none),
+        (r#"reject if destination("plc-4")"#, none, none),
+        (r#"reject if operation("open")"#, all, all),
+        (r#"check if argument("force", true) or operation("read")"#, reads, reads),
+        (r#"check if operation("read") or argument("rpm", $rpm), $rpm < 1500"#, reads, reads),
+        // These are tried in the order in which they were signed.
+        (r#"check if argument("rpm", $rpm), $rpm < 1500 or operation("read")"#, none, none),
+        (r#"check if operation("write"), argument("rpm", $rpm), $rpm < 1500 or operation("read")"#, none, reads),
     ] {
+        let mut rig = Rig::new();
+        let token = task(&mut rig, rights.to_vec());
         let narrower = exchanged(&mut rig, &token, &[check], vec![]);
-        assert_eq!(&scope(&mut rig, &narrower), expected, "{check}");
+        assert_eq!(scope(&mut rig, &narrower).unwrap_or_default(), told, "{check}");
+        assert_eq!(always_allowed(&mut rig, &narrower, &rights), allowed, "{check}");
+    }
+    // A rule is tried with every request, and what it makes is in the way of others.
+    for (code, good) in [
+        (r#"fast($rpm) <- argument("rpm", $rpm), $rpm > 1500; check if operation("open");"#, false),
+        (r#"there($d) <- destination($d); check if operation("open");"#, false),
+        (r#"opens($o) <- operation($o); check if opens("open");"#, true),
+    ] {
+        let mut rig = Rig::new();
+        let held = HeldToken::from_bytes(&mint_task(&spec("gw-07"), &rig.issuer, 7, &mut rig.rng).unwrap()).unwrap();
+        let block = biscuit_auth::builder::BlockBuilder::new().code(code).unwrap();
+        let narrower = to_text(&held.append(block, &mut rig.rng).unwrap().to_bytes().unwrap());
+        assert_eq!(scope(&mut rig, &narrower).is_some(), good, "{code}");
     }
 }
 
@@ -307,16 +421,20 @@ fn what_cannot_be_found_out_is_the_whole_answer() {
     assert_eq!(decision.reason, Reason::Allowed, "{}", decision.explain);
     assert_eq!(scope(&mut rig, &narrower), None);
     check_recorded(&rig, Reason::TooComplex);
-    // A policy that needs more than a run may have.
-    let mut rig = Rig::new();
-    let token = task(&mut rig, vec![right("modbus/a", "read")]);
-    rig.policy(|document| {
-        let facts: String = (0..11).map(|n| format!("n({n});")).collect();
-        let rule = "m($x, $y, $z) <- n($x), n($y), n($z);";
-        document.datalog = format!("{facts} {rule} {}", crate::wire::policy::BUILT_IN);
-    });
-    let expected = rig.authorize(&token, "read", "modbus/a").reason;
-    assert_eq!(scope(&mut rig, &token).is_some(), expected == Reason::Allowed);
-    assert_eq!(expected, Reason::TooComplex);
-    check_recorded(&rig, expected);
+    // A policy that needs more than a run may have, or would with all that a request can bring.
+    for (count, alone) in [(33, Reason::TooComplex), (30, Reason::Allowed)] {
+        let mut rig = Rig::new();
+        let read = right("modbus/a", "read");
+        let token = task(&mut rig, vec![read.clone()]);
+        rig.policy(|document| {
+            let facts: String = (0..count).map(|n| format!("n({n});")).collect();
+            let clauses = "m($x, $y) <- n($x), n($y); deny if operation(\"open\"), argument(\"a\", 1);";
+            document.datalog = format!("{facts} {clauses} {}", crate::wire::policy::BUILT_IN);
+        });
+        let many: Vec<String> = (0..ARGUMENTS_MAX).map(|number| format!("\"{number}\":1")).collect();
+        assert_eq!(used(&mut rig, &token, &read, None, "{}"), alone);
+        assert_eq!(used(&mut rig, &token, &read, None, &format!("{{{}}}", many.join(","))), Reason::TooComplex);
+        assert_eq!(scope(&mut rig, &token), None);
+        check_recorded(&rig, Reason::TooComplex);
+    }
 }

@@ -124,12 +124,14 @@ fn check(decision: &DecisionReply, reason: Reason) {
     assert_eq!(decision.reason, reason, "{}", decision.explain);
 }
 
+/// How it is explained.
 #[track_caller]
-fn check_use(rig: &mut Rig, uid: u32, token: &str, (operation, resource): (&str, &str), reason: Reason) {
+fn check_use(rig: &mut Rig, uid: u32, token: &str, (operation, resource): (&str, &str), reason: Reason) -> String {
     let decision = rig.authorize_as(uid, token, operation, resource);
     check(&decision, reason);
     let (index, recorded) = last_decision(rig);
     assert_eq!((index, recorded.reason.as_str()), (decision.audit.index, reason.name()));
+    decision.explain
 }
 
 /// The exchange is refused for this reason, which is recorded, and no step comes of it.
@@ -215,7 +217,10 @@ fn a_grant_and_a_child_without_its_task_have_no_right() {
 #[test]
 fn a_planner_plans_and_an_executor_does_it_once() {
     each_planner(|rig, task| {
-        check_use(rig, 1001, &task.token, ("write", SPEED), Reason::NoRight);
+        let told = check_use(rig, 1001, &task.token, ("write", SPEED), Reason::NoRight);
+        let advice =
+            "only plans: exchange it for a step of another workload with `hardtack task step` or POST /v1/tasks/{id}/steps";
+        assert!(told.contains(advice), "{told}");
         check_use(rig, 1001, &task.token, ("hardtack:exchange", task.task_id.as_str()), Reason::NoRight);
         let step = take(rig, task);
         assert_eq!((step.uses, step.executor.as_str(), step.origin), (1, EXECUTOR, task.origin));
@@ -226,7 +231,8 @@ fn a_planner_plans_and_an_executor_does_it_once() {
         // Nothing that is not the step.
         check_use(rig, 1001, &step.token, ("write", SPEED), Reason::WrongWorkload);
         check_use(rig, 3003, &step.token, ("write", SPEED), Reason::WrongWorkload);
-        check_use(rig, 2002, &step.token, ("read", SPEED), Reason::NoRight);
+        let told = check_use(rig, 2002, &step.token, ("read", SPEED), Reason::NoRight);
+        assert!(told.contains("the task has no right to this operation on this resource"), "{told}");
         check_use(rig, 2002, &step.token, ("write", "modbus/valve1"), Reason::NoRight);
         check_use(rig, 2002, &step.token, ("hardtack:exchange", task.task_id.as_str()), Reason::NoRight);
         check_refused(rig, 2002, &task.task_id, ask(&step.token), Reason::NoRight);

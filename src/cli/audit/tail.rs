@@ -12,7 +12,7 @@ use clap::Args;
 use data_encoding::BASE64;
 use serde_json::{Map, Value};
 
-use super::super::output::{print, visible, Format};
+use super::super::output::{print, quoted, Format};
 use super::super::{Exit, Failure, Globals};
 use super::device::{print_line, Trail};
 use super::line::{fields, KINDS};
@@ -191,7 +191,8 @@ fn shown(format: Format, row: Map<String, Value>) -> Result<(), Failure> {
 fn step_words(step: &Value) -> Option<String> {
     let planner: Vec<&str> = step["planner"].as_array()?.iter().filter_map(Value::as_str).collect();
     let (era, index) = (step["era"]["number"].as_u64()?, step["index"].as_u64()?);
-    Some(format!("step={} planner={} exchange={era}/{index}", step["id"].as_str()?, planner.join(",")))
+    let planner: Vec<String> = planner.into_iter().map(quoted).collect();
+    Some(format!("step={} planner={} exchange={era}/{index}", quoted(step["id"].as_str()?), planner.join(",")))
 }
 
 /// A record in a line: when, which, what, and where it stands on its way to the collector.
@@ -204,16 +205,98 @@ fn words(row: &Map<String, Value>) -> String {
     for name in ["reason", "operation", "resource", "change", "step", "from", "to", "source", "task", "owner"] {
         if !word(name).is_empty() {
             // Writing to a string cannot fail.
-            let _ = write!(text, " {name}={}", visible(word(name)));
+            let _ = write!(text, " {name}={}", quoted(word(name)));
         }
     }
     // Of a decision, or of a task's record.
     if let Some(step) = row.get("step").filter(|step| step.is_object()).or_else(|| row.get("of_step")) {
-        text.push_str(&visible(&step_words(step).map(|words| format!(" {words}")).unwrap_or_default()));
+        text.push_str(&step_words(step).map(|words| format!(" {words}")).unwrap_or_default());
     }
     let initiator = row.get("initiator").map(|who| (&who["subject"], &who["issuer"]));
     if let Some((Value::String(subject), Value::String(issuer))) = initiator {
-        text.push_str(&visible(&format!(" initiator={subject} issuer={issuer}")));
+        text.push_str(&format!(" initiator={} issuer={}", quoted(subject), quoted(issuer)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The pairs of a line, as a program reads them.
+    fn pairs(line: &str) -> Vec<(String, Vec<String>)> {
+        let mut rest = line;
+        let mut found = Vec::new();
+        while let Some((name, value)) = rest.split_once('=') {
+            let name = name.rsplit(' ').next().unwrap();
+            let mut values = Vec::new();
+            rest = value;
+            loop {
+                let (value, after) = match rest.starts_with('"') {
+                    true => {
+                        let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+                        let value = strings.next().unwrap().unwrap();
+                        (value, &rest[strings.byte_offset()..])
+                    }
+                    false => {
+                        let end = rest.find([' ', ',']).unwrap_or(rest.len());
+                        (rest[..end].to_owned(), &rest[end..])
+                    }
+                };
+                values.push(value);
+                match after.strip_prefix(',') {
+                    Some(more) => rest = more,
+                    None => {
+                        rest = after;
+                        break;
+                    }
+                }
+            }
+            found.push((name.to_owned(), values));
+        }
+        found
+    }
+
+    #[test]
+    fn a_line_can_be_read_back_whatever_somebody_wrote() {
+        let hostile = [
+            "modbus/pump1",
+            "",
+            "a b",
+            "door reason=allowed",
+            "say \"yes\"",
+            "C:\\x",
+            "a,b",
+            "x\n2026-01-01T00:00:00Z gw-07/1/9 allow",
+            "\u{1b}[2J\u{9b}31m\u{7f}",
+            "gpj\u{202e}exe",
+            "größe 測",
+        ];
+        for text in hostile {
+            let row = json!({
+                "powered": "2026-01-01T00:00:00Z", "id": "gw-07/1/2", "state": "pending", "kind": "decision", "allow": false,
+                "reason": "no_right", "operation": text, "resource": text, "owner": text,
+                "step": {"id": "s-1", "planner": [text, "unix:uid:1001"], "era": {"number": 1}, "index": 7},
+                "initiator": {"subject": text, "issuer": text},
+            });
+            let line = words(row.as_object().unwrap());
+            assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
+            let mut expected: Vec<(String, Vec<String>)> = Vec::new();
+            let mut add = |name: &str, values: &[&str]| {
+                expected.push((name.to_owned(), values.iter().map(|value| (*value).to_owned()).collect()));
+            };
+            add("reason", &["no_right"]);
+            for name in ["operation", "resource", "owner"].into_iter().filter(|_| !text.is_empty()) {
+                add(name, &[text]);
+            }
+            add("step", &["s-1"]);
+            add("planner", &[text, "unix:uid:1001"]);
+            add("exchange", &["1/7"]);
+            add("initiator", &[text]);
+            add("issuer", &[text]);
+            assert_eq!(pairs(&line), expected, "{line}");
+        }
+    }
 }

@@ -25,7 +25,7 @@ use crate::wire::arguments::Arguments;
 use crate::wire::token::canonical;
 
 /// Where the paths for proxies begin.
-const PROXIES: &str = "/authz/";
+const PROXIES: &str = "/authz";
 
 /// What Envoy puts before the path of the request that it asks about.
 const EXT_AUTHZ: &str = "/authz/ext-authz";
@@ -91,9 +91,9 @@ impl Turned {
     }
 }
 
-/// Whether a path is one that a proxy asks.
+/// Whether a path is one that a proxy asks, or would if it were there.
 pub fn is_proxys(path: &str) -> bool {
-    path.starts_with(PROXIES)
+    path.strip_prefix(PROXIES).is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// What a proxy asks about.
@@ -287,11 +287,10 @@ pub fn answer(asked: &Asked, reply: Result<Reply, HttpProblem>) -> Response<Body
 
 fn decided(asked: &Asked, decision: &DecisionReply) -> Response<Body> {
     let mut response = match decision.decision {
-        Verdict::Allow => with_status(StatusCode::OK, String::new()),
+        Verdict::Allow => empty(),
         Verdict::Deny => {
             let (status, error) = challenge(decision.reason, asked.canonical);
-            let body = problem(status, decision.reason.name(), &decision.explain);
-            let mut response = with_status(status, body);
+            let mut response = problem(status, decision.reason.name(), &decision.explain);
             let scope = format!("{}:{}", asked.authorize.operation, asked.authorize.resource);
             let scope = (error == Some("insufficient_scope")).then_some(scope.as_str());
             challenged(&mut response, error, decision.reason.name(), scope);
@@ -316,7 +315,7 @@ fn decided(asked: &Asked, decision: &DecisionReply) -> Response<Body> {
 
 /// What a proxy is answered where nothing was asked of the agent.
 pub fn turned(turned: &Turned) -> Response<Body> {
-    let mut response = with_status(turned.status, problem(turned.status, turned.code, &turned.detail));
+    let mut response = problem(turned.status, turned.code, &turned.detail);
     reason(&mut response, turned.code);
     if turned.status == StatusCode::UNAUTHORIZED {
         challenged(&mut response, turned.error, turned.code, None);
@@ -326,21 +325,24 @@ pub fn turned(turned: &Turned) -> Response<Body> {
 
 /// What a proxy is answered where nothing could be decided: the status is 403, the code is the problem's.
 pub fn unanswered(what: &HttpProblem) -> Response<Body> {
-    let mut response = with_status(StatusCode::FORBIDDEN, problem(StatusCode::FORBIDDEN, what.code, &what.detail));
+    let mut response = problem(StatusCode::FORBIDDEN, what.code, &what.detail);
     reason(&mut response, what.code);
     response
 }
 
-fn with_status(status: StatusCode, body: String) -> Response<Body> {
-    let mut response = text("application/problem+json", body);
-    *response.status_mut() = status;
+/// 200: there is nothing more to say than the headers do.
+fn empty() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn problem(status: StatusCode, code: &'static str, detail: &str) -> String {
-    let (status, title) = (status.as_u16(), code.replace('_', " "));
-    json!({"type": format!("urn:hardtack:problem:{code}"), "title": title, "status": status, "detail": detail, "code": code})
-        .to_string()
+fn problem(status: StatusCode, code: &'static str, detail: &str) -> Response<Body> {
+    let (number, title) = (status.as_u16(), code.replace('_', " "));
+    let body = json!({"type": format!("urn:hardtack:problem:{code}"), "title": title, "status": number, "detail": detail, "code": code});
+    let mut response = text("application/problem+json", body.to_string());
+    *response.status_mut() = status;
+    response
 }
 
 fn reason(response: &mut Response<Body>, code: &'static str) {
@@ -628,7 +630,7 @@ mod tests {
     #[test]
     fn a_scope_that_could_not_be_quoted_is_left_out() {
         let value = |scope: &str| {
-            let mut response = with_status(StatusCode::FORBIDDEN, String::new());
+            let mut response = problem(StatusCode::FORBIDDEN, "no_right", "");
             challenged(&mut response, Some("insufficient_scope"), "no_right", Some(scope));
             response.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().to_owned()
         };

@@ -162,12 +162,15 @@ pub fn exchange(headers: &HeaderMap, body: &[u8]) -> Result<Attenuate, OauthErro
 
 /// ACTION:RESOURCE, as `hardtack task begin --right` has it.
 fn right(token: &str) -> Result<Right, OauthError> {
-    let bad = || OauthError::new("invalid_scope", "a scope is ACTION:RESOURCE, for example read:modbus/*");
+    let bad = || {
+        let description =
+            "a scope is ACTION:RESOURCE in visible ASCII without quote or backslash, for example read:modbus/*";
+        OauthError::new("invalid_scope", description)
+    };
     let (action, resource) = token.split_once(':').ok_or_else(bad)?;
-    if action.is_empty() || resource.is_empty() || token.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
-        return Err(bad());
-    }
-    Ok(Right { resource: resource.into(), action: action.into() })
+    let right = Right { resource: resource.into(), action: action.into() };
+    let fits = !action.is_empty() && !resource.is_empty() && right.scope_token().is_some();
+    fits.then_some(right).ok_or_else(bad)
 }
 
 /// The host of a target's address (RFC 8707): where an effect goes, as an enforcement point in front of it says.
@@ -210,15 +213,9 @@ fn active(told: &IntrospectedReply) -> Value {
     Value::Object(members)
 }
 
-/// Scope tokens, with a space between them. What a scope token cannot hold is in none, nor an action that cannot be told from
-/// its resource: the first colon parts them.
+/// Scope tokens, with a space between them.
 fn scope(rights: &[Right]) -> String {
-    let tokens = rights
-        .iter()
-        .filter(|right| !right.action.contains(':'))
-        .map(|right| format!("{}:{}", right.action, right.resource));
-    let fits = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
-    tokens.filter(fits).collect::<Vec<_>>().join(" ")
+    rights.iter().filter_map(Right::scope_token).collect::<Vec<_>>().join(" ")
 }
 
 /// The answer to an exchange of what was asked for.

@@ -216,9 +216,15 @@ pub fn router(socket: Socket, api: &Arc<Api>) -> Router {
         let (api, form) = (api.clone(), *form);
         router.route(path, any(move |request| async move { ask_for_proxy(&api, form, request).await }))
     });
-    router.method_not_allowed_fallback(|| async { HttpProblem::wrong_method() }).fallback(|| async {
-        HttpProblem::no_such_path("no such path on this socket: GET /openapi.json lists what there is and where")
-    })
+    let nowhere = move |request: axum::extract::Request| async move {
+        let detail = "no such path on this socket: GET /openapi.json lists what there is and where";
+        let problem = HttpProblem::no_such_path(detail);
+        match socket {
+            Socket::Pep if enforce::is_proxys(request.uri().path()) => enforce::unanswered(&problem),
+            Socket::Admin | Socket::Agent | Socket::Pep => problem.into_response(),
+        }
+    };
+    router.method_not_allowed_fallback(|| async { HttpProblem::wrong_method() }).fallback(nowhere)
 }
 
 async fn answer(

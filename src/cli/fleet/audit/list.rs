@@ -13,7 +13,7 @@ use serde_json::{json, Map, Value};
 use super::{walk, Which};
 use crate::cli::audit::line::{fields, KINDS};
 use crate::cli::fleet::{millis, now, Session};
-use crate::cli::output::{show, visible};
+use crate::cli::output::{quoted, show};
 use crate::cli::{Exit, Failure};
 use crate::time::{Millis, Timestamp};
 
@@ -149,7 +149,7 @@ pub(super) fn row_words(row: &Map<String, Value>) -> String {
     for name in ["reason", "operation", "resource", "change", "step", "to", "task", "owner"] {
         if !word(name).is_empty() {
             // Writing to a string cannot fail.
-            let _ = write!(text, " {name}={}", visible(word(name)));
+            let _ = write!(text, " {name}={}", quoted(word(name)));
         }
     }
     text

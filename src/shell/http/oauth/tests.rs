@@ -46,6 +46,10 @@ fn what_is_no_narrowing_is_refused_as_oauth_has_it() {
     check_refused("&scope=admin", "invalid_scope");
     check_refused("&scope=read:", "invalid_scope");
     check_refused("&scope=read:a%22", "invalid_scope");
+    check_refused("&scope=read:a%5C", "invalid_scope");
+    check_refused("&scope=read:gr%C3%B6%C3%9Fe", "invalid_scope");
+    check_refused("&scope=read:a%09b", "invalid_scope");
+    check_refused("&scope=read:a%7F", "invalid_scope");
     check_refused("&resource=hmi.local", "invalid_target");
     check_refused("&resource=https://hmi.local/%23x", "invalid_target");
     check_refused("&resource=https://user@hmi.local/", "invalid_target");

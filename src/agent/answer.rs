@@ -55,7 +55,7 @@ impl Agent {
                 Some(reply) => reply,
                 None => return,
             },
-            Request::Wait(task) => match self.wait_for_end(id, evidence, &task, now) {
+            Request::Wait(task) => match self.wait_for_end(id, evidence, &task, now, effects) {
                 Some(reply) => reply,
                 None => return,
             },

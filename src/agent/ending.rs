@@ -4,6 +4,8 @@
 //! Never: lets a task live on whose credential is covered; lets a caller wait without a bound.
 //! Read next: `tasks.rs`, `grants.rs`, from where tasks end.
 
+use std::collections::BTreeMap;
+
 use super::effects::{Effects, LogEvent};
 use super::holder::{is_his, not_his};
 use super::request::{Ended, EndedReply, Evidence, Origin, Problem, ProblemCode, Reply, RequestId};
@@ -70,6 +72,7 @@ impl Ending {
 /// A caller who waits for the end of a task.
 pub(super) struct Waiting {
     task: TaskId,
+    uid: u32,
     until: Millis,
 }
 
@@ -137,6 +140,7 @@ impl Agent {
         evidence: &Evidence,
         task: &TaskId,
         now: Now,
+        effects: &mut Effects,
     ) -> Option<Reply> {
         let Some(known) = self.wallet.task(task).filter(|known| is_his(evidence, known)) else {
             return Some(not_his(evidence, task));
@@ -152,13 +156,31 @@ impl Agent {
             };
             return Some(ended(task, Some(how.unwrap_or(guess))));
         }
-        if self.waits.len() >= WAITS_MAX {
+        if self.waits.len() >= WAITS_MAX && !self.make_way(evidence.uid, now, effects) {
             let detail = "too many callers wait for the end of a task; ask again later";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
         }
         let until = Millis(now.boottime.0.saturating_add(WAIT_MAX.0));
-        self.waits.insert(id, Waiting { task: task.clone(), until });
+        self.waits.insert(id, Waiting { task: task.clone(), uid: evidence.uid, until });
         None
+    }
+
+    /// Of the user who waits in the most places the one that has waited longest is told that its task lives still, for another
+    /// user who has fewer places. Whether there was one.
+    fn make_way(&mut self, uid: u32, now: Now, effects: &mut Effects) -> bool {
+        let mut places = BTreeMap::<u32, usize>::new();
+        self.waits.values().for_each(|waiting| *places.entry(waiting.uid).or_default() += 1);
+        let own = places.get(&uid).copied().unwrap_or_default();
+        let most = places.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > own + 1);
+        let longest = most.and_then(|(most, _)| {
+            let of = self.waits.iter().filter(|(_, waiting)| waiting.uid == most);
+            of.min_by_key(|(request, waiting)| (waiting.until, **request)).map(|(request, _)| *request)
+        });
+        let Some((request, waiting)) = longest.and_then(|request| Some((request, self.waits.remove(&request)?))) else {
+            return false;
+        };
+        effects.outgoing.reply(request, ended(&waiting.task, None), now.boottime);
+        true
     }
 
     /// Whoever has waited for long is told that the task lives still.

@@ -1,5 +1,6 @@
 //! What tasks hang on: processes and connections that end, agents that start again, callers who ask twice.
 
+use super::super::ending::WAITS_MAX;
 use super::super::holder::{ProcessId, Tie};
 use super::super::request::{
     BeginTask, Ended, Evidence, Lease, NotHolder, Peer, Problem, ProblemCode, Process, Reason, Reply, Request,
@@ -356,4 +357,35 @@ fn at_an_enforcement_point_the_record_says_possession() {
     rig.input(Input::Gone(Tie::Process(process(&rig, 41).id)));
     let Reply::Decision(decision) = ask(&mut rig, proxy, question(&task.token)) else { panic!() };
     assert_eq!(decision.reason, Reason::Revoked, "its holder is not live");
+}
+
+#[test]
+fn nobody_takes_all_the_places_of_those_who_wait_for_an_end() {
+    let mut rig = Rig::with(|spec| spec.may_begin.push(("unix:uid:1002".into(), "pump".parse().unwrap())));
+    let of = |uid: u32| Evidence::of(Socket::Agent, uid, uid);
+    let tasks = [1001, 1002].map(|uid| begin(&mut rig, of(uid), wanted()).task_id);
+    let wait = |rig: &mut Rig, id: u64, uid: u32| {
+        rig.replies.clear();
+        let request = Request::Wait(tasks[(uid - 1001) as usize].clone());
+        rig.input(Input::Request { id: RequestId(id), evidence: of(uid), request });
+        std::mem::take(&mut rig.replies)
+    };
+    for id in 100..100 + WAITS_MAX as u64 {
+        assert!(wait(&mut rig, id, 1001).is_empty(), "there is a place");
+    }
+    let refused = wait(&mut rig, 900, 1001);
+    let throttled = |reply: &Reply| matches!(reply, Reply::Problem(problem) if problem.code == ProblemCode::Throttled);
+    assert!(refused.len() == 1 && throttled(&refused[0].1), "{refused:?}");
+    // Another user's place is that of who has waited longest of those who have so many; up to as many as these have left.
+    for id in 0..WAITS_MAX as u64 / 2 {
+        let told = wait(&mut rig, 200 + id, 1002);
+        let [(request, Reply::Ended(ended))] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!((*request, &ended.task_id, ended.ended), (RequestId(100 + id), &tasks[0], None));
+    }
+    let refused = wait(&mut rig, 901, 1002);
+    assert!(refused.len() == 1 && throttled(&refused[0].1), "{refused:?}");
+    rig.replies.clear();
+    rig.ask(1002, Socket::Agent, Request::Finish(tasks[1].clone()));
+    let heard = rig.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Ended(ended) if ended.ended.is_some()));
+    assert_eq!(heard.count(), WAITS_MAX / 2, "who waits hears of it");
 }

@@ -231,8 +231,7 @@ impl Agent {
         self.check_made(&token, &chain[..chain.len().saturating_sub(1)])?;
         let made = Made { block, ends, life };
         let mut task = task.clone();
-        let stand = self.clock.stand();
-        task.siblings.retain(|sibling| sibling.made.may_live(&stand));
+        task.siblings.retain(|sibling| self.may_live(&sibling.made));
         if task.siblings.len() >= SIBLINGS_MAX {
             let explain = format!("a task has at most {SIBLINGS_MAX} narrowed credentials; wait until some end");
             return Err(Denial::new(Reason::Throttled, explain));
@@ -270,7 +269,7 @@ impl Agent {
         let reply = AttenuatedReply {
             token: to_text(&token),
             revocation_id: chain.last().copied().unwrap_or_default(),
-            expires_in_s: self.life_left_of(&made).secs(),
+            expires_in_s: self.life_left_of(&made, &task.grant).secs(),
             sealed: true,
             task_id: Some(task.id.clone()),
             step_id: step.map(|step| step.named.id),

@@ -52,12 +52,13 @@ const AGREEMENT: Millis = Millis::from_secs(24 * 3600);
 /// How the clock stands: what the life of a credential that was made here is held against.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stand {
-    /// This boot of the kernel,
+    /// This boot of the kernel.
     pub boot: BootId,
-    /// and how long it has lasted: CLOCK_BOOTTIME.
-    pub at: Millis,
     /// P.
     pub powered: Timestamp,
+    /// P without corrections upwards: powered-on time, and what boots were charged. With the corrections downwards that the
+    /// wallet sums up, nothing but running and rebooting moves it.
+    pub spent: Timestamp,
     /// E in whole seconds: what ended before this is over.
     pub over: Timestamp,
 }
@@ -87,8 +88,10 @@ pub struct TrustedClock {
     hint: Option<Timestamp>,
     /// By how much the last round trip of this start proved E to be ahead.
     ahead: Option<Millis>,
-    /// The sum of all corrections of P upwards, and of what leases charged at boots.
+    /// The sum of all corrections of P upwards, and of what leases charged at boots,
     raised: Millis,
+    /// and of these charges alone.
+    charged: Millis,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -184,6 +187,7 @@ impl TrustedClock {
             hint: None,
             ahead: None,
             raised: anchor.raised,
+            charged: anchor.charged,
             limits,
         };
         if anchor.boot == Some(boot) && now >= anchor.boottime {
@@ -196,6 +200,7 @@ impl TrustedClock {
                 // powered-on time must not end because somebody holds the switch.
                 let charged = anchor.powered_lease.since(clock.powered);
                 clock.powered = clock.powered + charged;
+                clock.charged = Millis(clock.charged.0.saturating_add(charged.0));
                 if !crate::mutant::active(crate::mutant::Mutant::LeaseEndsEmergency) {
                     clock.raised = Millis(clock.raised.0.saturating_add(charged.0));
                 }
@@ -311,7 +316,8 @@ impl TrustedClock {
 
     /// How it stands.
     pub fn stand(&self) -> Stand {
-        Stand { boot: self.boot, at: self.at, powered: self.powered, over: self.over() }
+        let corrected = Millis(self.raised.0.saturating_sub(self.charged.0));
+        Stand { boot: self.boot, powered: self.powered, spent: self.powered - corrected, over: self.over() }
     }
 
     /// The powered-on clock P.
@@ -323,6 +329,11 @@ impl TrustedClock {
     /// in the first, and nobody knows how much in the second.
     pub fn raised(&self) -> Millis {
         self.raised
+    }
+
+    /// The sum of what leases charged at boots, for the anchor.
+    pub fn charged(&self) -> Millis {
+        self.charged
     }
 
     /// The ceiling L, none while it is infinite.

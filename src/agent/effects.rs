@@ -262,6 +262,8 @@ pub struct Anchor {
     pub shift: Millis,
     /// and of all upwards, in which no powered-on time went by, with what boots were charged, of which nobody knows how much did.
     pub raised: Millis,
+    /// What boots were charged alone.
+    pub charged: Millis,
     /// Counters of tokens that were issued up to here are lost with an anchor: their budgets count as spent.
     pub lost_until: Timestamp,
     /// The mode.

@@ -210,7 +210,7 @@ impl Agent {
         // What one program was given another one of the same user does not get by its key.
         match Held::of(evidence, begin) {
             Ok(held) if held.selectors == before.selectors && before.begin == *begin => {
-                let expires_in_s = self.life_left_of(&before.made).secs();
+                let expires_in_s = self.life_left_of(&before.made, &before.reply.grant_id).secs();
                 Some(Reply::Task(TaskReply { expires_in_s, mode: self.mode, ..before.reply.clone() }))
             }
             Ok(_) | Err(_) => other(),

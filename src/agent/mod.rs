@@ -715,6 +715,7 @@ impl Agent {
             boots: self.clock.boots(),
             shift: self.wallet.shift(),
             raised: self.clock.raised(),
+            charged: self.clock.charged(),
             lost_until: self.wallet.lost_until(),
             mode: self.mode,
             standing: self.standing,

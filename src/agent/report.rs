@@ -58,7 +58,7 @@ impl Agent {
             bound_to: task.holder.clone(),
             planner: task.purpose == Purpose::Plan,
             steps: self.list_steps(task),
-            expires_in_s: task.made.first().map_or(Millis(0), |made| self.life_left_of(made)).secs(),
+            expires_in_s: task.made.first().map_or(Millis(0), |made| self.life_left_of(made, &task.grant)).secs(),
             uses_left: self.wallet.uses_left(task),
             holder: holder::process_of(&task.ties).map(|process| process.pid),
             initiator: task.initiator(),
@@ -69,7 +69,7 @@ impl Agent {
     /// How long a step is honoured yet: no longer than its task.
     pub(super) fn step_left(&self, task: &StoredTask, step: &StoredStep) -> Millis {
         let made = task.made.first().into_iter().chain([&step.made]);
-        made.map(|made| self.life_left_of(made)).min().unwrap_or_default()
+        made.map(|made| self.life_left_of(made, &task.grant)).min().unwrap_or_default()
     }
 
     /// The steps of a task that can be used still: as many as are remembered at the most.

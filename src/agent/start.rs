@@ -366,6 +366,8 @@ fn replay_time(boot: &Boot, anchor: &mut Anchor) -> Timestamp {
             anchor.lost_until = after;
             anchor.shift = Millis(anchor.shift.0.saturating_add(before.since(after).0));
             anchor.raised = Millis(anchor.raised.0.saturating_add(since.0).saturating_add(after.since(before).0));
+            // All of it is charged to what lives so much powered-on time.
+            anchor.charged = Millis(anchor.charged.0.saturating_add(since.0));
         }
         proven = proven.max(record.floor);
         if anchor.boot != Some(boot.boot) {

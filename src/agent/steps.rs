@@ -102,6 +102,9 @@ impl Agent {
         let id = self.new_step_id();
         let ttl = Millis::from_secs(ask.ttl_s);
         let ends = task.made.first().map_or(Timestamp::MAX, |made| made.ends).min(self.dated(ttl));
+        // The task is renewed, and forgets that it was, while the step is still in use.
+        let (stand, shift) = (self.clock.stand(), self.wallet.shift());
+        let left = task.made.first().map_or(Millis(0), |made| made.end(&stand, shift).since(stand.powered));
         let block = StepBlock {
             task: &task.id,
             step: &id,
@@ -129,7 +132,7 @@ impl Agent {
                 era: EraId { number: u64::MAX, salt: u64::MAX },
                 index: u64::MAX,
             },
-            made: Made { block, ends, life: Some(self.life(ttl)) },
+            made: Made { block, ends, life: Some(self.life(ttl.min(left))) },
             executor: ask.executor.clone(),
             rights: ask.rights.clone(),
             key,
@@ -142,9 +145,8 @@ impl Agent {
 
     /// Forgets steps that are proven to have ended, if there is need, and says where there is no room all the same.
     fn make_room_for_step(&mut self, task: &mut StoredTask) -> Result<(), Denial> {
-        let stand = self.clock.stand();
         if task.steps.len() >= STEPS_MAX {
-            task.steps.retain(|step| step.made.may_live(&stand));
+            task.steps.retain(|step| self.may_live(&step.made));
             // What a token may say hangs on which blocks are ours.
             self.cache.clear();
         }
@@ -154,7 +156,7 @@ impl Agent {
         }
         let steps = |counts: &dyn Fn(&StoredTask) -> bool| {
             let all = self.wallet.tasks().filter(|other| counts(other)).flat_map(|other| &other.steps);
-            all.filter(|step| step.made.may_live(&stand)).count()
+            all.filter(|step| self.may_live(&step.made)).count()
         };
         let limits = &self.profile.wallet;
         if steps(&|other| other.uid == task.uid) >= limits.tasks_per_uid_max {

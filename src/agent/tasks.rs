@@ -389,17 +389,21 @@ impl Agent {
 
     /// The life of what is made now.
     pub(super) fn life(&self, ttl: Millis) -> Life {
-        let Stand { boot, at, powered, .. } = self.clock.stand();
+        let (Stand { boot, powered, spent, .. }, shift) = (self.clock.stand(), self.wallet.shift());
         let powered = Timestamp::from_secs((powered + ttl).secs_floor());
-        // The oscillator may be slow.
-        let counted = ttl.slowed(self.clock.drift_ppm());
-        Life { boot, until: Millis(at.0.saturating_add(counted.0)), powered, shift: self.wallet.shift() }
+        Life { boot, spent: spent + shift + ttl, powered, shift }
     }
 
-    /// How long what was made here is honoured yet, where a decision goes by the class `bounded`.
-    pub(super) fn life_left_of(&self, made: &Made) -> Millis {
+    /// How long what was made here of a grant is honoured yet, where a policy asks for no stricter class than that does.
+    pub(super) fn life_left_of(&self, made: &Made, grant: &GrantId) -> Millis {
         let stand = self.clock.stand();
-        self.life_left(&made.ends, None).min(made.end(&stand, self.wallet.shift()).since(stand.powered))
+        let class = self.wallet.grant(grant).and_then(|grant| grant.claims.min_time_class);
+        self.life_left(&made.ends, class).min(made.end(&stand, self.wallet.shift()).since(stand.powered))
+    }
+
+    /// Whether what was made here may be good yet.
+    pub(super) fn may_live(&self, made: &Made) -> bool {
+        made.may_live(&self.clock.stand(), self.wallet.shift())
     }
 
     /// A renewed task goes on with the uses that it has left.
@@ -416,7 +420,7 @@ impl Agent {
         let mut made: Vec<Made> = fresh.narrowed.made.iter().map(|block| Made { block: *block, ends, life }).collect();
         let (mut steps, mut siblings) = (Vec::new(), Vec::new());
         if let Some(old) = self.wallet.task(&want.task) {
-            made.extend(old.made.iter().filter(|made| made.may_live(&self.clock.stand())));
+            made.extend(old.made.iter().filter(|made| self.may_live(made)));
             (steps, siblings) = (old.steps.clone(), old.siblings.clone());
         }
         let task = StoredTask {
@@ -483,7 +487,7 @@ impl Agent {
         let reply = TaskReply {
             task_id: want.task.clone(),
             token: to_text(&child),
-            expires_in_s: self.life_left_of(&newest).secs(),
+            expires_in_s: self.life_left_of(&newest, &grant).secs(),
             uses: budget.map(|(_, max)| max),
             origin,
             grant_id: grant,
@@ -511,7 +515,7 @@ impl Agent {
         let caller = selectors(evidence);
         let live = self.wallet.live(stand).find(|live| live.id == *task && live.is_of(&caller)).cloned();
         let Some(live) = live else { return Some(not_his(evidence, task)) };
-        if live.made.iter().filter(|made| made.may_live(&stand)).count() + 2 > MADE_MAX {
+        if live.made.iter().filter(|made| self.may_live(made)).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
             return Some(Reply::Problem(Problem::new(ProblemCode::Throttled, detail)));
         }

@@ -174,27 +174,28 @@ pub struct Made {
 }
 
 /// So much powered-on time, and no more. The date of a credential that is made here counts from where the system clock may
-/// stand, which may be wrong. Its life hangs on no clock that anybody sets.
+/// stand, which may be wrong. Its life hangs on no clock that anybody sets, and no correction of P gives it anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Life {
-    /// In the boot that it began in,
+    /// The boot that it began in.
     pub boot: BootId,
-    /// up to there by CLOCK_BOOTTIME: no correction of P takes from it, or gives.
-    pub until: Millis,
-    /// In any other up to there by P, which reboots cost,
+    /// It ends there by [`Stand::spent`], and corrections of P downwards beside that: by running, and by reboots, which cost.
+    pub spent: Timestamp,
+    /// In another boot it ends there by P too: nobody knows how long the device was off between the two.
     pub powered: Timestamp,
-    /// less what P was corrected down by since: the sum of all such corrections at that time.
+    /// The sum of all corrections of P downwards at that time. What came since counts off `powered`.
     pub shift: Millis,
 }
 
 impl Life {
     /// When it ends by P, after corrections that sum up to `shift`.
     fn end(&self, stand: &Stand, shift: Millis) -> Timestamp {
-        if self.boot == stand.boot {
-            return stand.powered + Millis(self.until.0.saturating_sub(stand.at.0))
-                - Millis(stand.at.0.saturating_sub(self.until.0));
+        let spent = stand.spent + shift;
+        let end = stand.powered + self.spent.since(spent) - spent.since(self.spent);
+        match self.boot == stand.boot {
+            true => end,
+            false => end.min(self.powered - Millis(shift.0.saturating_sub(self.shift.0))),
         }
-        self.powered - Millis(shift.0.saturating_sub(self.shift.0))
     }
 }
 
@@ -211,9 +212,9 @@ impl Made {
 
     /// Whether the credential may be good yet. Proof of time alone says that it is not: a device whose clock lags must not
     /// revive what has ended.
-    pub fn may_live(&self, stand: &Stand) -> bool {
-        let lives = self.life.is_some_and(|life| life.boot == stand.boot && life.until >= stand.at);
-        self.lapses() >= stand.over || (lives && self.ends >= stand.over)
+    pub fn may_live(&self, stand: &Stand, shift: Millis) -> bool {
+        let lives = |life: Life| life.boot == stand.boot && life.spent >= stand.spent + shift;
+        self.lapses() >= stand.over || (self.ends >= stand.over && self.life.is_some_and(lives))
     }
 }
 
@@ -437,7 +438,7 @@ impl Wallet {
         if self.kept_until.is_some_and(|until| floor <= until) {
             return Vec::new();
         }
-        let over = |task: &&StoredTask| !task.all_made().any(|made| made.may_live(stand));
+        let over = |task: &&StoredTask| !task.all_made().any(|made| made.may_live(stand, shift));
         let lost = self.lost.values().filter(|loss| loss.ends < floor).map(|loss| &loss.id);
         let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| &task.id).chain(lost).cloned().collect();
         for id in &gone {
@@ -446,7 +447,7 @@ impl Wallet {
         }
         self.made.retain(|_, task| self.tasks.contains_key(task));
         let mut budgets = std::mem::take(&mut self.budgets);
-        let lives = |block: &BlockId| self.made_by(block).is_some_and(|made| made.may_live(stand));
+        let lives = |block: &BlockId| self.made_by(block).is_some_and(|made| made.may_live(stand, shift));
         budgets.retain(|block, budget| budget.until >= floor || lives(block));
         self.budgets = budgets;
         let end = |made: &Made| made.lapses().max(made.end(stand, shift));

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::decide::Judge;
 use super::request::{Reason, TimeClass};
-use super::token::{Clause, Denial, Verified};
+use super::token::{Clause, Denial, Kind, Verified};
 use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::biscuit::{Check, TimeBound};
@@ -85,6 +85,7 @@ impl Judge<'_> {
         if expires < upper || expires <= self.revocations.dropped_before() {
             return Err(Denial::new(Reason::Expired, format!("expired {expires}; ask for a new credential")));
         }
+        self.check_remembered(verified)?;
         if let Some(ends) = self.wallet.date_of(verified.chain()).filter(|ends| *ends < upper) {
             return Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")));
         }
@@ -96,6 +97,24 @@ impl Judge<'_> {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// What stays in the wallet is handed out with a block more, whose life is counted. One that is not known any more is
+    /// over, and so is what holds it, though the rest of the chain lives.
+    fn check_remembered(&self, verified: &Verified) -> Result<(), Denial> {
+        let made = verified.chain().filter(|block| self.wallet.made(block)).count();
+        let issued = |task: &String| task.parse().is_ok_and(|task| self.wallet.task(&task).is_some());
+        let stays = match verified.claims.kind {
+            // The task's own block.
+            Kind::Grant => made == 1,
+            // The issuer's token.
+            Kind::Task => made == 0 && verified.claims.tasks.iter().any(issued),
+        };
+        if stays {
+            let explain = "it has ended, and this device remembers no more of it than that; ask for another";
+            return Err(Denial::new(Reason::Expired, explain));
+        }
+        Ok(())
     }
 
     /// A check on time must pass at every instant that it can be. It is named by its place and its block's.

@@ -10,14 +10,14 @@ use crate::agent::request::{
 };
 use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
 use crate::agent::steps::STEPS_MAX;
-use crate::agent::wallet::StoredTask;
+use crate::agent::wallet::{Made, Sibling, StoredTask};
 use crate::ids::TaskId;
 use crate::time::Timestamp;
 use crate::wire::audit::{Credential, Decision, Event, Named, NamedStep, TaskEvent, TaskStep};
 use crate::wire::link::Right;
 use crate::wire::policy::BUILT_IN;
 use crate::wire::revocation::Target;
-use crate::wire::token::{to_text, Held};
+use crate::wire::token::{child_block, to_text, Held, Purpose};
 
 const ORIGINS: [Origin; 2] = [Origin::Fallback, Origin::Issued];
 const SPEED: &str = "modbus/pump1/speed";
@@ -183,7 +183,20 @@ fn what_a_further_block_states_widens_nothing() {
         let code = r#"right("modbus/valve1", "write"); class_right("pump", "modbus/valve1", "write");
             right_prefix("modbus/", "write"); may_step("unix:uid:1001", "pump");"#;
         let wide = BlockBuilder::new().code(code).unwrap();
-        let token = to_text(&credential(&rig, &task).append(wide, &mut rig.rng).unwrap().to_bytes().unwrap());
+        // What stays in the wallet is good for nothing, whoever took it,
+        let own = credential(&rig, &task);
+        let stolen = to_text(&own.append(wide.clone(), &mut rig.rng).unwrap().to_bytes().unwrap());
+        check_use(&mut rig, 1001, &stolen, ("write", SPEED), Reason::Expired);
+        // and what is handed out is sealed. Were it not:
+        let device = (origin == Origin::Issued).then(|| "gw-07".parse().unwrap());
+        let child = child_block(&["unix:uid:1001"], Purpose::Work, device.as_ref()).unwrap();
+        let child = own.append(child, &mut rig.rng).unwrap();
+        let mut stored = rig.agent.wallet.task(&task.task_id).unwrap().clone();
+        let made = Made { block: *child.chain().last().unwrap(), ..stored.made[0] };
+        stored.siblings.push(Sibling { made, step: None, checks: Vec::new(), scope: Vec::new() });
+        rig.agent.wallet.put_task(stored);
+        let token = to_text(&child.append(wide, &mut rig.rng).unwrap().to_bytes().unwrap());
+        check_use(&mut rig, 1001, &token, ("write", SPEED), Reason::Allowed);
         check_use(&mut rig, 1001, &token, ("write", "modbus/valve1"), Reason::NoRight);
     }
 }

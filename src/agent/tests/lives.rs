@@ -3,7 +3,7 @@
 
 use super::super::request::{
     Attenuate, AttenuatedReply, BeginTask, DecisionReply, Problem, ProblemCode, Reason, Reply, Request, Socket,
-    StepReply, TakeStep, TaskReply, TaskSummary,
+    StepReply, TakeStep, TaskReply, TaskSummary, TimeClass,
 };
 use super::super::rig::{right, Reboot, Rig, START_S};
 use crate::ids::GrantId;
@@ -147,6 +147,83 @@ fn a_wrong_system_clock_makes_nothing_live_longer() {
     }
 }
 
+/// Its entry in the wallet goes when E is past what it had by P. Its date lies ahead still, and its task lives.
+#[test]
+fn what_was_narrowed_stays_ended_once_it_is_forgotten() {
+    for issued in [false, true] {
+        let mut rig = Rig::new();
+        let task = match issued {
+            true => {
+                rig.sync();
+                rig.begin_issued(wanted(false, None), |_| {})
+            }
+            false => begin(&mut rig, false),
+        };
+        let planner = begin(&mut rig, true);
+        rig.now.wall = Some(rig.truth + Millis::from_secs(300));
+        let narrowed = narrow(&mut rig, &task.token, Some(30)).unwrap();
+        let taken = step(&mut rig, &planner);
+        rig.now.wall = None;
+        rig.pass(63);
+        check(&mut rig, &narrowed.token, Reason::Expired);
+        // With each of these what is proven to be over is forgotten.
+        for _ in 0..20 {
+            rig.pass(3);
+            narrow(&mut rig, &task.token, Some(1)).unwrap();
+            check(&mut rig, &narrowed.token, Reason::Expired);
+            assert_eq!(read(&mut rig, 2002, &taken.token).reason, Reason::Expired);
+        }
+        check(&mut rig, &task.token, Reason::Allowed);
+        let siblings = rig.agent.wallet.task(&task.task_id).unwrap().siblings.len();
+        assert!(siblings < 10, "{siblings} of 21 are remembered");
+    }
+}
+
+/// However often that is renewed, and forgets what it was.
+#[test]
+fn a_step_has_no_longer_life_than_the_task_that_it_was_taken_of() {
+    let mut rig = Rig::new();
+    rig.now.wall = Some(rig.truth + Millis::from_secs(HOUR));
+    let short = BeginTask { ttl_s: 20, ..wanted(true, None) };
+    let planner = task_of(rig.ask(1001, Socket::Agent, Request::Begin(short)));
+    let taken = step(&mut rig, &planner);
+    assert!(taken.expires_in_s <= 20, "{} s", taken.expires_in_s);
+    rig.now.wall = None;
+    let mut renewed = planner;
+    for _ in 0..8 {
+        rig.pass(8);
+        renewed = task_of(rig.ask(1001, Socket::Agent, Request::Renew(renewed.task_id)));
+    }
+    assert_eq!(read(&mut rig, 2002, &taken.token).reason, Reason::Expired);
+}
+
+/// A machine that was copied while it ran goes on where its clock was.
+#[test]
+fn a_boot_that_counts_anew_under_its_name_makes_nothing_live_longer() {
+    let mut rig = Rig::new();
+    rig.pass(1000);
+    rig.now.wall = Some(rig.truth + Millis::from_secs(2 * HOUR));
+    let task = begin(&mut rig, false);
+    rig.now.wall = None;
+    rig.now.boottime = Millis::from_secs(5);
+    rig.restart(Reboot::Process);
+    rig.pass(595);
+    assert_eq!(read(&mut rig, 1001, &task.token).reason, Reason::Expired, "it was charged as by a reboot");
+}
+
+/// As a strict grant has it, nothing is honoured before there was a round trip in this boot.
+#[test]
+fn a_strict_grant_is_told_as_it_is_judged() {
+    let mut rig = Rig::with(|spec| spec.min_time_class = Some(TimeClass::Strict));
+    rig.connect(Timestamp(0));
+    let task = begin(&mut rig, false);
+    check_told(&mut rig, 1001, &task.token, task.expires_in_s, 600);
+    rig.restart(Reboot::Kernel);
+    let decision = read(&mut rig, 1001, &task.token);
+    assert_eq!((decision.reason, decision.expires_in_s), (Reason::TimeUntrusted, Some(0)));
+    assert_eq!(listed(&mut rig)[0].expires_in_s, 0);
+}
+
 /// In another boot P counts, which charges for the switch.
 #[test]
 fn a_reboot_costs_what_was_dated_by_a_wrong_clock() {
@@ -163,9 +240,16 @@ fn a_reboot_costs_what_was_dated_by_a_wrong_clock() {
     assert!(boots > 5, "{boots} boots cost more than their leases");
 }
 
-/// P leaps to what time it is. A life that began in this boot goes on beside that.
+/// P leaps to what time it is. What was dated by a right clock goes on beside that, what was dated by P is over by its date.
 #[test]
 fn what_is_made_in_the_dark_lives_on_when_the_device_is_told_the_time() {
+    let mut lagging = Rig::new();
+    lagging.switch_off(HOUR);
+    let task = begin(&mut lagging, false);
+    check(&mut lagging, &task.token, Reason::Allowed);
+    lagging.connect(Timestamp(0));
+    assert_ne!(read(&mut lagging, 1001, &task.token).reason, Reason::Allowed);
+
     let mut rig = Rig::new();
     rig.switch_off(HOUR);
     rig.now.wall = Some(rig.truth);

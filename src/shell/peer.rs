@@ -214,7 +214,8 @@ impl Attestor {
     fn process(&self, pid: Pid, uid: u32, gid: u32) -> Option<Process> {
         let stat = proc::stat(pid)?;
         let id = ProcessId { boot: self.boot?, pid: pid.as_raw_nonzero().get().unsigned_abs(), started: stat.started };
-        let cgroup = proc::cgroup(pid);
+        // Whoever is not seen in its container must not pass for one that is in none.
+        let cgroup = proc::cgroup(pid).ok()?;
         let program = proc::program(pid);
         let sha256 = self.digests.as_ref().and_then(|digests| digests.of(pid));
         // Last: a program that has gained or dropped rights since it connected is not the one that did.

@@ -5,7 +5,7 @@
 //! Read next: `peer.rs`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -50,16 +50,17 @@ impl Status {
 }
 
 /// The whole of a file, unless it is too long or no text.
-fn read(pid: Pid, name: &str) -> Option<String> {
-    let file = File::open(format!("/proc/{pid}/{name}")).ok()?;
+fn read(pid: Pid, name: &str) -> io::Result<String> {
+    let file = File::open(format!("/proc/{pid}/{name}"))?;
     let mut text = String::new();
-    let bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).ok()?;
-    (u64::try_from(bytes).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX)).then_some(text)
+    let bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    let whole = u64::try_from(bytes).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX);
+    whole.then_some(text).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
 }
 
 /// What `stat` says of a process.
 pub fn stat(pid: Pid) -> Option<Stat> {
-    parse_stat(&read(pid, "stat")?)
+    parse_stat(&read(pid, "stat").ok()?)
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
@@ -74,7 +75,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
 
 /// What `status` says of a process.
 pub fn status(pid: Pid) -> Option<Status> {
-    parse_status(&read(pid, "status")?)
+    parse_status(&read(pid, "status").ok()?)
 }
 
 fn parse_status(text: &str) -> Option<Status> {
@@ -100,9 +101,15 @@ pub fn runs(pid: Pid) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
-/// Which control groups a process is in.
-pub fn cgroup(pid: Pid) -> Option<String> {
-    read(pid, "cgroup")
+/// Which control groups a process is in; none where the kernel has none.
+///
+/// # Errors
+/// When that cannot be read now, for want of a descriptor perhaps: then nobody knows.
+pub fn cgroup(pid: Pid) -> io::Result<Option<String>> {
+    match read(pid, "cgroup") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// The path of a process's program, if it names here the very file that runs: in a container, or after an update, it is

@@ -29,7 +29,7 @@ use crate::config::BrokerConfig;
 use crate::ids::{BootId, DeviceId, FleetId};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
-use crate::wire::bundle::{BrokerPins, TrustBundle};
+use crate::wire::bundle::TrustBundle;
 use crate::wire::envelope::Signed;
 use crate::wire::Refused;
 
@@ -82,8 +82,8 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Whether an agent that ran before may start again later, by what others do or by itself: descriptors come back, somebody
-    /// mounts what was away.
+    /// Whether an agent that ran before may start again later, by what others do or by itself: descriptors or room come back,
+    /// somebody puts right the modes of a file.
     const fn may_pass(&self) -> bool {
         match self {
             Self::BootId(_) | Self::Keys(_) | Self::Store(_) => true,
@@ -227,8 +227,8 @@ struct Session {
     agent: Agent,
     store: Store,
     link: Wire,
-    /// The brokers that the link was made for.
-    brokers: BrokerPins,
+    /// The trust bundle that the link was made for.
+    trust: TrustBundle,
     inbox: Arc<Inbox>,
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     requests: u64,
@@ -246,9 +246,10 @@ struct DiskReport {
 }
 
 /// The link, or why there is none.
-enum Wire {
-    None(String),
-    Up { link: Link, floor: Arc<AtomicU64> },
+struct Wire {
+    made: Result<Link, String>,
+    /// E, for those who judge the broker's certificate.
+    floor: Arc<AtomicU64>,
 }
 
 /// What an agent starts from: who it is, and what was found on disk.
@@ -289,16 +290,17 @@ impl Session {
         let trust = bundle_of(&recovered)?;
         let floor = recovered.anchor.as_ref().map_or(trust.issued_at, |anchor| anchor.floor);
         let link = Wire::make(machine, &identity, &trust, floor, inbox);
+        link.tell(None);
         let now = clock::now();
         let boot_id = clock::boot_id().map_err(RunError::BootId)?;
-        let boot = boot(machine, identity, trust.fleet, recovered, boot_id);
+        let boot = boot(machine, identity, trust.fleet.clone(), recovered, boot_id);
         let (agent, effects) = Agent::start(boot, now)?;
         let mut session = Self {
             machine: machine.clone(),
             agent,
             store,
             link,
-            brokers: trust.broker,
+            trust,
             inbox: inbox.clone(),
             holders: Holders::new(inbox.clone()),
             callers: BTreeMap::new(),
@@ -399,17 +401,32 @@ impl Session {
     /// The brokers that a committed trust bundle pins count at once: where they are others, the link is made anew, and the
     /// agent hears that the old one is gone.
     fn follow_brokers(&mut self, trust: TrustBundle) {
-        if trust.broker == self.brokers {
-            return;
+        let others = trust.broker != self.trust.broker;
+        self.trust = trust;
+        if others {
+            self.make_link();
+            let reason = "the trust bundle names other brokers or authorities".to_owned();
+            self.follow_ups.push_back(Input::Link(LinkEvent::Disconnected { reason }));
         }
-        let floor = self.link.floor().unwrap_or(trust.issued_at);
-        match DeviceKeyFile::read(&self.machine.state_dir) {
-            Ok(identity) => self.link = Wire::make(&self.machine, &identity, &trust, floor, &self.inbox),
-            Err(error) => self.link = Wire::None(error.to_string()),
+    }
+
+    fn make_link(&mut self) {
+        let floor = self.link.floor();
+        let made = match DeviceKeyFile::read(&self.machine.state_dir) {
+            Ok(identity) => Wire::make(&self.machine, &identity, &self.trust, floor, &self.inbox),
+            Err(error) => Wire::unusable(error.to_string(), floor),
+        };
+        let before = std::mem::replace(&mut self.link, made);
+        self.link.tell(before.made.err().as_deref());
+    }
+
+    /// Passes a command to the link. One that could not be made is made again when it is to connect: somebody may have put
+    /// right what was wrong with its files, or there are descriptors again.
+    fn send_to_link(&mut self, command: LinkCommand) {
+        if self.link.made.is_err() && matches!(command, LinkCommand::Connect { .. }) {
+            self.make_link();
         }
-        self.brokers = trust.broker;
-        let reason = "the trust bundle names other brokers or authorities".to_owned();
-        self.follow_ups.push_back(Input::Link(LinkEvent::Disconnected { reason }));
+        self.follow_ups.extend(self.link.send(command).map(Input::Link));
     }
 
     /// # Errors
@@ -429,7 +446,7 @@ impl Session {
             log::tell(event);
         }
         for command in outgoing.link {
-            self.follow_ups.extend(self.link.send(command).map(Input::Link));
+            self.send_to_link(command);
         }
         for (id, ask, mut page) in outgoing.pages {
             self.store.read_trail(&ask, &mut page)?;
@@ -453,7 +470,7 @@ impl Session {
     fn close(self, runtime: &Handle) {
         self.inbox.renew_link();
         drop(self.callers);
-        if let Wire::Up { link, .. } = self.link {
+        if let Ok(link) = self.link.made {
             runtime.block_on(link.finish());
         }
     }
@@ -505,38 +522,41 @@ impl Wire {
             Link::spawn(config, trusted_time, move |event| inbox.link(epoch, event)).map_err(|error| error.to_string())
         });
         match made {
-            Ok(link) => Self::Up { link, floor },
-            Err(reason) => {
-                tracing::warn!(event = "link.unusable", reason);
-                Self::None(reason)
-            }
+            Ok(link) => Self { made: Ok(link), floor },
+            Err(reason) => Self::unusable(reason, Timestamp(floor.load(Ordering::Relaxed))),
         }
     }
 
-    fn floor(&self) -> Option<Timestamp> {
-        match self {
-            Self::Up { floor, .. } => Some(Timestamp(floor.load(Ordering::Relaxed))),
-            Self::None(_) => None,
+    fn unusable(reason: String, floor: Timestamp) -> Self {
+        Self { made: Err(reason), floor: Arc::new(AtomicU64::new(floor.0)) }
+    }
+
+    /// Says why there is none, where that is another reason than before.
+    fn tell(&self, before: Option<&str>) {
+        if let Some(reason) = self.made.as_ref().err().filter(|reason| before != Some(reason.as_str())) {
+            tracing::warn!(event = "link.unusable", reason);
         }
+    }
+
+    fn floor(&self) -> Timestamp {
+        Timestamp(self.floor.load(Ordering::Relaxed))
     }
 
     fn raise_floor(&self, reached: Option<Timestamp>) {
-        if let (Self::Up { floor, .. }, Some(reached)) = (self, reached) {
-            floor.fetch_max(reached.0, Ordering::Relaxed);
+        if let Some(reached) = reached {
+            self.floor.fetch_max(reached.0, Ordering::Relaxed);
         }
     }
 
     /// Passes a command on, or says at once that there is no link.
     fn send(&self, command: LinkCommand) -> Option<LinkEvent> {
-        match (self, command) {
-            (Self::Up { link, .. }, command) => {
+        match (&self.made, command) {
+            (Ok(link), command) => {
                 link.send(command);
                 None
             }
-            (Self::None(reason), LinkCommand::Connect { .. }) => {
-                Some(LinkEvent::Disconnected { reason: reason.clone() })
-            }
-            (Self::None(_), LinkCommand::Close | LinkCommand::Publish(_) | LinkCommand::Read { .. }) => None,
+            (Err(reason), LinkCommand::Connect { .. }) => Some(LinkEvent::Disconnected { reason: reason.clone() }),
+            (Err(_), LinkCommand::Close | LinkCommand::Publish(_) | LinkCommand::Read { .. }) => None,
         }
     }
 }

@@ -646,6 +646,25 @@ fn the_brokers_of_a_new_trust_bundle_count_at_once() {
     daemon.stop();
 }
 
+/// Whatever it was that could not be read, nobody has to start the agent again for it.
+#[test]
+fn a_link_that_could_not_be_made_is_made_when_what_was_wrong_is_put_right() {
+    let broker = Mosquitto::open();
+    let pins = BrokerPins { urls: vec![format!("mqtt://{}", broker.addr())], authorities: Vec::new() };
+    let device = Device::enrolled_at(pins);
+    let certificate = device.path("state/certificate");
+    let kept = device.path("certificate");
+    std::fs::rename(&certificate, &kept).unwrap();
+    std::fs::create_dir(&certificate).unwrap();
+    let mut daemon = device.start();
+    let why = daemon.first("link.unusable");
+    assert!(why["reason"].as_str().unwrap().contains("certificate"), "{why}");
+    std::fs::remove_dir(&certificate).unwrap();
+    std::fs::rename(&kept, &certificate).unwrap();
+    daemon.wait_for("link.up");
+    daemon.stop();
+}
+
 /// Says something to everybody on a broker.
 fn publish(broker: &Mosquitto, topic: &str, payload: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -39,7 +39,8 @@ impl Names {
 
 /// The number of a group, of its name or its number as text.
 pub(in crate::shell) fn group_number(group: &str) -> Option<u32> {
-    let named = || numbers(Path::new("/etc/group"))?.into_iter().find_map(|(gid, name)| (name == group).then_some(gid));
+    let named =
+        || numbers(Path::new("/etc/group")).ok()?.into_iter().find_map(|(gid, name)| (name == group).then_some(gid));
     group.parse().ok().or_else(named)
 }
 
@@ -65,17 +66,21 @@ impl Table {
             (meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()))
         });
         if read.0 != now {
-            *read = (now, numbers(&self.path).unwrap_or_default());
+            match numbers(&self.path) {
+                Ok(numbers) => *read = (now, numbers),
+                // It is looked at again for the next caller, and nobody has a name meanwhile that may be another's by now.
+                Err(_) => *read = (None, BTreeMap::new()),
+            }
         }
         read.1.get(&number).cloned()
     }
 }
 
-fn numbers(path: &Path) -> Option<BTreeMap<u32, String>> {
+fn numbers(path: &Path) -> io::Result<BTreeMap<u32, String>> {
     let mut text = String::new();
-    let bytes = File::open(path).ok()?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).ok()?;
+    let bytes = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if u64::try_from(bytes).map_or(true, |bytes| bytes > FILE_BYTES_MAX) {
-        return None;
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
     let mut named = BTreeMap::new();
     for line in text.lines() {
@@ -86,7 +91,7 @@ fn numbers(path: &Path) -> Option<BTreeMap<u32, String>> {
             named.entry(number).or_insert_with(|| name.to_owned());
         }
     }
-    Some(named)
+    Ok(named)
 }
 
 #[cfg(test)]
@@ -107,5 +112,11 @@ mod tests {
         assert_eq!((table.name(1001).as_deref(), table.name(7).as_deref()), (Some("pump"), Some("longer")));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(table.name(1001), None);
+        // What cannot be read now is looked at again.
+        let folder_of_it = path.with_extension("d");
+        std::fs::create_dir(&folder_of_it).unwrap();
+        std::fs::rename(&folder_of_it, &path).unwrap();
+        assert_eq!(table.name(1001), None);
+        assert!(table.read.lock().unwrap().0.is_none());
     }
 }

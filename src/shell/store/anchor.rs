@@ -48,8 +48,11 @@ impl Slots {
         let paths = [folder.join("anchor.0"), folder.join("anchor.1")];
         let mut best: Option<(usize, Anchor)> = None;
         for (slot, path) in paths.iter().enumerate() {
-            if let Ok(file) = open_file(path) {
-                file.sync_data().map_err(|error| FileError::io("sync", path, error))?;
+            match open_file(path) {
+                Ok(file) => file.sync_data().map_err(|error| FileError::io("sync", path, error))?,
+                Err(error) if is_shortage(&error) => return Err(FileError::io("sync", path, error).into()),
+                // What is wrong with it shows below.
+                Err(_) => {}
             }
             match read(path) {
                 Ok(None) => {}

@@ -13,7 +13,7 @@ use super::revocation::Revocations;
 use super::start::{grant_of, known_time};
 use crate::ids::{BootId, DeviceId, FleetId, Nonce};
 use crate::profile::{Profile, TimeLimits};
-use crate::time::Millis;
+use crate::time::{Millis, Timestamp};
 use crate::wire::bundle::Fingerprint;
 use crate::wire::enrol::{DeviceKeys, EnrolAnswer};
 use crate::wire::Refused;
@@ -77,7 +77,10 @@ pub fn accept(
         FileWrite { file: StateFile::Policy, content: policy::to_file(&bundle.policy.to_bytes()) },
     ];
     let mut revocations = Revocations::default();
-    let mut times = vec![policy_issued];
+    // A grant that was made since the newest head was signed has begun. What a device knows already a service key alone takes
+    // no further than any other role alone may.
+    let allowed = known.as_ref().map(|known| known.anchor.floor + known.anchor.jump_left);
+    let mut times = vec![policy_issued, bundle.issued_at.min(allowed.unwrap_or(Timestamp::MAX))];
     for (head, set) in bundle.feeds {
         let claim = head.claim()?;
         let held = anchor.feeds.iter().find(|held| held.feed == claim.feed);

@@ -287,6 +287,7 @@ impl Rig {
             device: device.clone(),
             identity: keys.identity.verifying_key().into(),
             nonce,
+            issued_at: start,
             bundles: vec![Signed::sign(&trust, &fleet, &[&root])],
             policy: Signed::sign(&PolicyDocument::built_in(start), &fleet, &[&policy_key]),
             feeds: vec![(signed_head.clone(), set.to_bytes())],

@@ -220,6 +220,7 @@ pub fn answer(
         device: id.clone(),
         identity: device.keys.identity,
         nonce: device.nonce,
+        issued_at: at,
         bundles: book.bundles().to_vec(),
         policy: book.policy().0.clone(),
         feeds: feed.in_force().map(|head| (head.signed.clone(), feed.set().to_bytes())).into_iter().collect(),
@@ -264,6 +265,9 @@ pub(super) fn wait(
 mod tests {
     use super::super::service::tests::{at, device_keys, founded, request};
     use super::*;
+    use crate::agent::effects::Anchor;
+    use crate::agent::enrol::{self, Known};
+    use crate::ids::BootId;
     use crate::wire::bundle::Fingerprint;
 
     fn code(request: &Signed<EnrolRequest>) -> Code {
@@ -292,6 +296,33 @@ mod tests {
             Some(Refused::UnknownNonce),
             "an old answer"
         );
+    }
+
+    /// Without a network too: a grant that was made since the newest head was signed has begun.
+    #[test]
+    fn a_device_that_is_let_in_knows_when_its_answer_was_made() {
+        let (keys, mut book) = founded();
+        let (mine, id) = (device_keys(1), "gw-07".parse::<DeviceId>().unwrap());
+        let asked = request("gw-07", &mine, 1);
+        let ann = keys.operator("ann");
+        approve(&mut book, &asked, code(&asked), Replace::Keep, ann, at(10), &mut Effects::default()).unwrap();
+        let fingerprint: Fingerprint = book.trust().fingerprint().to_string().parse().unwrap();
+        let mut rng: rand_chacha::ChaCha20Rng = rand_chacha::rand_core::SeedableRng::from_seed([9; 32]);
+        let profile = crate::profile::Profile::default();
+        let mut accepted = |made: Timestamp, known: Option<&Anchor>| {
+            let answer = answer(&book, &id, vec![1], &keys.service, made, &mut rng).unwrap();
+            let known = known.map(|anchor| Known { anchor, files: &[], boot: BootId([1; 16]), boottime: Millis(0) });
+            let nonce = crate::ids::Nonce([1; 16]);
+            let accepted = enrol::accept(&answer, &mine, &id, &fingerprint, nonce, &profile, known).unwrap();
+            *accepted.batch.anchor.unwrap()
+        };
+        let error = Millis(profile.time.issuer_error_ms);
+        let first = accepted(at(600), None);
+        assert_eq!((first.floor, first.powered), (at(600) - error, at(600) - error));
+        assert_eq!(accepted(at(1200), Some(&first)).floor, at(1200) - error);
+        assert_eq!(accepted(at(60), Some(&first)).floor, first.floor, "an old one takes nothing back");
+        let ahead = accepted(at(100 * 365 * 86_400), Some(&first)).floor;
+        assert_eq!(ahead, first.floor + first.jump_left - error, "no further than one role may go alone");
     }
 
     #[test]

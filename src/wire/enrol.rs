@@ -16,6 +16,7 @@ use super::revocation::announcement::Head;
 use super::seal::{Sealed, SealingKey, SealingPublic};
 use super::{decode, encode, Refused};
 use crate::ids::{DeviceId, FleetId, Hash, Nonce};
+use crate::time::Timestamp;
 
 /// The most bytes of an enrolment bundle: it may hold a whole revocation list and every trust bundle.
 pub const BUNDLE_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -153,6 +154,8 @@ pub struct EnrolBundle {
     pub identity: PublicKey,
     /// The nonce of its request.
     pub nonce: Nonce,
+    /// When a service key signed this: it is this time or later.
+    pub issued_at: Timestamp,
     /// Every trust bundle from version 1 on.
     pub bundles: Vec<Signed<TrustBundle>>,
     /// The policy in force.

@@ -285,6 +285,7 @@ fn approve(request: &[u8], brokers: BrokerPins, edit: impl FnOnce(&mut TrustBund
         device,
         identity: request.keys.identity,
         nonce: request.nonce,
+        issued_at: now,
         bundles: vec![Signed::sign(&trust, &fleet, &[&key])],
         policy: Signed::sign(&PolicyDocument::built_in(now), &fleet, &[&key]),
         feeds: vec![(head, set.to_bytes())],

@@ -385,6 +385,7 @@ impl World {
             device: self.device.clone(),
             identity: self.keys.public().identity,
             nonce: Nonce([12; 16]),
+            issued_at: ISSUED,
             bundles: vec![self.sign(&self.trust)],
             policy: self.sign(&PolicyDocument::built_in(ISSUED)),
             feeds: vec![(self.sign(&self.head()), self.set().to_bytes())],

@@ -74,6 +74,7 @@ fn enrolled() -> tempfile::TempDir {
         device: world.device.clone(),
         identity: keys.identity.verifying_key().into(),
         nonce,
+        issued_at: START,
         bundles: vec![Signed::sign(&world.trust, &fleet, &[&key(1)])],
         policy: Signed::sign(&PolicyDocument::built_in(START), &fleet, &[&key(3)]),
         feeds: vec![(head, set.to_bytes())],

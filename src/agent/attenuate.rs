@@ -151,10 +151,10 @@ impl Agent {
                 if !self.room().fits(Class::Denial) {
                     return Self::audit_problem(Class::Denial);
                 }
-                let of = self.attenuation(task, step.as_ref(), caller, TaskStep::Refused);
+                let of = self.attenuation(task, step.as_ref(), caller.clone(), TaskStep::Refused);
                 let event = TaskEvent { reason: format!("{}: narrowing a credential", denial.reason.name()), ..of };
                 self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
-                Reply::Problem(self.refusal(&denial))
+                Reply::Problem(Problem { seen: caller, ..self.refusal(&denial) })
             }
         }
     }
@@ -356,7 +356,7 @@ fn scope_check(scope: &[Right]) -> Result<Option<String>, String> {
 
 fn check_form(ask: &Attenuate) -> Result<(), String> {
     if ask.ttl_s.is_none() && ask.checks.is_empty() && ask.scope.is_empty() {
-        return Err("nothing to narrow: give ttl_s, checks, or both".into());
+        return Err("nothing to narrow: say to what, by a scope, further checks or a shorter life".into());
     }
     if ask.ttl_s.is_some_and(|ttl| ttl == 0 || ttl > TTL_MAX.secs()) {
         return Err(format!("ttl_s goes from 1 to {}", TTL_MAX.secs()));

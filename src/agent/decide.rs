@@ -219,6 +219,7 @@ impl Judge<'_> {
         let policy = evaluated.as_ref().ok().copied().unwrap_or_default();
         let found = [
             evaluated.map(|_| ()),
+            self.check_handed_out(verified),
             self.check_labels(question, so_far),
             check_enforcer(question, so_far),
             self.check_room(),
@@ -290,6 +291,7 @@ impl Judge<'_> {
         self.check_place(verified)?;
         self.check_revocation(verified, task)?;
         self.check_time(verified, class)?;
+        self.check_handed_out(verified)?;
         self.check_box(verified)?;
         let charges = self.check_uses(verified)?;
         self.check_counters(&charges)

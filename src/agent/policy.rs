@@ -209,6 +209,16 @@ impl Policy {
     }
 }
 
+/// Where Datalog cannot be parsed, in words: which line, and how that begins. None where it can be.
+pub fn unparsed(datalog: &str) -> Option<String> {
+    let errors = parse_source(datalog).err()?;
+    let rest = errors.first()?.input;
+    let before = datalog.get(..rest.as_ptr().addr().checked_sub(datalog.as_ptr().addr())?)?;
+    let line = before.matches('\n').count();
+    let there: String = datalog.lines().nth(line)?.trim().chars().take(80).collect();
+    Some(format!("line {} of its Datalog cannot be parsed: {there}", line + 1))
+}
+
 /// Rules with clauses.
 fn with<'c>(
     rules: &AuthorizerBuilder,
@@ -363,6 +373,20 @@ mod tests {
         let policy = Policy::parse(PolicyDocument { datalog, ..PolicyDocument::built_in(Timestamp(0)) }).unwrap();
         assert!(policy.asks.contains("time"));
         assert_eq!(policy.dates, [10, 20]);
+    }
+
+    #[test]
+    fn where_it_cannot_be_parsed_is_told() {
+        assert_eq!(unparsed(BUILT_IN), None);
+        for (datalog, line, there) in [
+            ("allow if true;\ndeny if operation(;\nallow if true;", "line 2", "deny if operation(;"),
+            ("allow", "line 1", "allow"),
+            ("allow if true;\n\n\u{202e}deny if true;", "line 3", "\u{202e}deny if true;"),
+            ("check if x(\u{1F980}", "line 1", "check if x(\u{1F980}"),
+        ] {
+            let told = unparsed(datalog).unwrap();
+            assert!(told.starts_with(line) && told.ends_with(there), "{told}");
+        }
     }
 
     #[track_caller]

@@ -85,7 +85,6 @@ impl Judge<'_> {
         if expires < upper || expires <= self.revocations.dropped_before() {
             return Err(Denial::new(Reason::Expired, format!("expired {expires}; ask for a new credential")));
         }
-        self.check_remembered(verified)?;
         if let Some(ends) = self.wallet.date_of(verified.chain()).filter(|ends| *ends < upper) {
             return Err(Denial::new(Reason::Expired, format!("the task's credential ended {ends}; begin another")));
         }
@@ -99,9 +98,9 @@ impl Judge<'_> {
         }
     }
 
-    /// What stays in the wallet is handed out with a block more, whose life is counted. One that is not known any more is
-    /// over, and so is what holds it, though the rest of the chain lives.
-    fn check_remembered(&self, verified: &Verified) -> Result<(), Denial> {
+    /// What stays in the wallet is handed out with a block more, whose life is counted. Where that is not known, it has ended
+    /// and is forgotten, or whoever presents this took it out of the wallet: the rest of the chain gives him no right.
+    pub(super) fn check_handed_out(&self, verified: &Verified) -> Result<(), Denial> {
         let made = verified.chain().filter(|block| self.wallet.made(block)).count();
         let issued = |task: &String| task.parse().is_ok_and(|task| self.wallet.task(&task).is_some());
         let stays = match verified.claims.kind {
@@ -111,8 +110,9 @@ impl Judge<'_> {
             Kind::Task => made == 0 && verified.claims.tasks.iter().any(issued),
         };
         if stays {
-            let explain = "it has ended, and this device remembers no more of it than that; ask for another";
-            return Err(Denial::new(Reason::Expired, explain));
+            let explain = "no credential that this agent handed out and remembers: it has ended; begin another task, or narrow that \
+                           of a live one again";
+            return Err(Denial::new(Reason::NoRight, explain));
         }
         Ok(())
     }

@@ -420,10 +420,9 @@ pub struct Handover {
 /// # Errors
 /// When the file cannot be written.
 pub fn hand_over(task: &TaskReply, socket: &Path, folder: Option<&Path>) -> io::Result<Handover> {
-    let socket = std::path::absolute(socket)?;
-    let mut named = OsString::from("unix://");
-    named.push(socket);
-    let mut set = BTreeMap::from([("HARDTACK_SOCKET", named), ("HARDTACK_TASK_ID", task.task_id.as_str().into())]);
+    // As `curl --unix-socket` and every other client takes it.
+    let socket = std::path::absolute(socket)?.into_os_string();
+    let mut set = BTreeMap::from([("HARDTACK_SOCKET", socket), ("HARDTACK_TASK_ID", task.task_id.as_str().into())]);
     let other = match folder {
         Some(folder) => {
             let file = token_file(folder);

@@ -239,6 +239,9 @@ fn a_policy_is_tried_on_a_table_before_any_fleet_has_it() {
         file("costly.toml", "datalog = 'deny if argument($a, $x), argument($b, $x), $a != $b; allow if true;'");
     let (_, stderr) = exits(&test(&cases, &costly, "human"), 2);
     assert!(stderr.contains("costs too much"), "{stderr}");
+    let broken = file("broken.toml", &kept.replace("$rpm > 1500", "$rpm > > 1500"));
+    let (_, stderr) = exits(&test(&cases, &broken, "human"), 2);
+    assert!(stderr.contains(" of its Datalog cannot be parsed: "), "{stderr}");
 }
 
 #[test]

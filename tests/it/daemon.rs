@@ -270,10 +270,16 @@ fn approve(request: &[u8], brokers: BrokerPins, edit: impl FnOnce(&mut TrustBund
         expires: now + Millis::from_secs(86_400),
         may_begin: vec![(format!("unix:uid:{}", rustix::process::getuid().as_raw()), "pump".parse().unwrap())],
         may_step: vec![(format!("unix:uid:{EXECUTOR_UID}"), "pump".parse().unwrap())],
-        rights: [right("meter/*", "read"), right("secret/crm/*", "read"), right("secret/crm/*", "write")]
-            .into_iter()
-            .chain(tools)
-            .collect(),
+        rights: [
+            ("meter/*", "read"),
+            ("http/hmi.local/*", "read"),
+            ("secret/crm/*", "read"),
+            ("secret/crm/*", "write"),
+        ]
+        .into_iter()
+        .map(|(resource, action)| right(resource, action))
+        .chain(tools)
+        .collect(),
         offline_max: Millis::from_secs(86_400),
         uses_max: 10_000,
         boots_max: 20,

@@ -259,6 +259,12 @@ fn what_traefik_and_envoy_send_is_understood() {
         let refused = send(&pep, &envoy(method, path));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")), "{method} {path}");
     }
+    let may_read = device.ok(&["task", "begin", "pump", "--right", "read:http/hmi.local/*"])["token"].clone();
+    for (method, path, status) in [("GET", "/trends?x=1", 200), ("HEAD", "/a/b", 200), ("POST", "/trends", 403)] {
+        let asked = envoy(method, path).replace(&token, may_read.as_str().unwrap());
+        let answered = send(&pep, &asked);
+        assert_eq!(answered.status, status, "{method} {path}: {}", answered.head);
+    }
     for path in ["//", "/%ff", "/..", "/%2F", "/a%00"] {
         let refused = send(&pep, &envoy("GET", path));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("malformed")), "{path}");

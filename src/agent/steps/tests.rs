@@ -186,7 +186,7 @@ fn what_a_further_block_states_widens_nothing() {
         // What stays in the wallet is good for nothing, whoever took it,
         let own = credential(&rig, &task);
         let stolen = to_text(&own.append(wide.clone(), &mut rig.rng).unwrap().to_bytes().unwrap());
-        check_use(&mut rig, 1001, &stolen, ("write", SPEED), Reason::Expired);
+        check_use(&mut rig, 1001, &stolen, ("write", SPEED), Reason::NoRight);
         // and what is handed out is sealed. Were it not:
         let device = (origin == Origin::Issued).then(|| "gw-07".parse().unwrap());
         let child = child_block(&["unix:uid:1001"], Purpose::Work, device.as_ref()).unwrap();

@@ -153,8 +153,14 @@ impl FromStr for MayBegin {
     fn from_str(text: &str) -> Result<Self, String> {
         let (selector, class) = text
             .rsplit_once('=')
-            .filter(|(selector, _)| !selector.is_empty())
-            .ok_or_else(|| format!("{text:?} is not SELECTOR=CLASS, for example unix:uid:1001=pump"))?;
+            .filter(|(selector, _)| {
+                selector.split_once(':').is_some_and(|(kind, rest)| !kind.is_empty() && !rest.is_empty())
+            })
+            .ok_or_else(|| {
+                format!(
+                    "{text:?} is not SELECTOR=CLASS, for example unix:uid:1001=pump; `hardtack whoami` shows selectors"
+                )
+            })?;
         Ok(Self(selector.to_owned(), class.parse().map_err(|error: crate::ids::InvalidId| error.to_string())?))
     }
 }
@@ -392,6 +398,7 @@ mod tests {
             (class, risk) in (NAME, NAME),
             ms in any::<u64>(),
         ) {
+            let selector = format!("unix:{selector}");
             let expected = MayBegin(selector.clone(), class.parse().unwrap());
             prop_assert_eq!(format!("{selector}={class}").parse(), Ok(expected));
             let right = Right { resource: resource.clone(), action: action.clone() };

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::super::output;
 use super::super::{Exit, Failure};
 use super::{millis, now, operator, Session};
-use crate::agent::policy::Policy;
+use crate::agent::policy::{unparsed, Policy};
 use crate::cli::output::Format;
 use crate::fleet::policy::{set, warnings};
 use crate::fleet::FleetError;
@@ -89,6 +89,9 @@ fn read(file: &Path, at: Timestamp) -> Result<Policy, Failure> {
     })?;
     let draft: Draft = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
     let document = document(draft, at).map_err(usage)?;
+    if let Some(where_not) = unparsed(&document.datalog) {
+        return Err(usage(output::visible(&where_not)));
+    }
     Policy::parse(document).map_err(|refused| usage(refused.to_string()))
 }
 

@@ -4,14 +4,15 @@
 use biscuit_auth::builder::BlockBuilder;
 
 use crate::agent::effects::StateFile;
+use crate::agent::holder::ProcessId;
 use crate::agent::request::{
-    Authorize, BeginTask, ClauseKind, DecisionReply, Introspect, Origin, Problem, ProblemCode, Reason, Reply, Request,
-    Socket, StepReply, TakeStep, TaskReply,
+    Authorize, BeginTask, ClauseKind, DecisionReply, Introspect, Origin, Problem, ProblemCode, Process, Reason, Reply,
+    Request, Socket, StepReply, TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
 use crate::agent::steps::STEPS_MAX;
 use crate::agent::wallet::{Made, Sibling, StoredTask};
-use crate::ids::TaskId;
+use crate::ids::{BootId, TaskId};
 use crate::time::Timestamp;
 use crate::wire::audit::{Credential, Decision, Event, Named, NamedStep, TaskEvent, TaskStep};
 use crate::wire::link::Right;
@@ -621,4 +622,22 @@ fn an_issued_task_of_a_grant_that_is_not_here_gives_no_steps() {
     rig.sync();
     let task = rig.begin_issued(wanted(true, None), |spec| spec.grant = crate::ids::GrantId([0xbb; 16]));
     check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::NoRight);
+}
+
+/// No more than its selector says: a path is whatever somebody makes of a program that he may run.
+#[test]
+fn an_executor_named_by_its_path_is_whoever_runs_that_program() {
+    let tool = "unix:path:/usr/bin/tool";
+    let mut rig = Rig::with(|spec| spec.may_step.push((tool.into(), "pump".parse().unwrap())));
+    let runs = |rig: &Rig, path: &str| {
+        let id = ProcessId { boot: BootId([rig.boot; 16]), pid: 7, started: 99 };
+        Some(Process { path: Some(path.into()), ..Process::of(id) })
+    };
+    rig.process = runs(&rig, "/usr/bin/planner");
+    let task = begin(&mut rig, Origin::Fallback, true, None);
+    let step = take_as(&mut rig, 1001, &task.task_id, TakeStep { executor: tool.into(), ..ask(&task.token) }).unwrap();
+    check_use(&mut rig, 1001, &step.token, ("write", SPEED), Reason::WrongWorkload);
+    rig.process = runs(&rig, "/usr/bin/tool");
+    check_use(&mut rig, 1001, &step.token, ("write", SPEED), Reason::Allowed);
+    check_use(&mut rig, 1001, &step.token, ("write", SPEED), Reason::UsesSpent);
 }

@@ -24,7 +24,7 @@ use crate::cli::{Exit, Failure};
 const CLOCK_OFFSET: &str = "HARDTACK_TEST_CLOCK_OFFSET_S";
 
 /// The longest that anything is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which binary plays.
 #[derive(Clone, Debug)]

@@ -6,9 +6,8 @@ use super::super::request::{
     StepReply, TakeStep, TaskReply, TaskSummary, TimeClass,
 };
 use super::super::rig::{right, Reboot, Rig, START_S};
-use crate::ids::GrantId;
 use crate::time::{Millis, Timestamp};
-use crate::wire::token::{mint_task, to_text, Bearer, TaskSpec};
+use crate::wire::token::{mint_task, to_text, TaskSpec};
 
 const HOUR: u64 = 3600;
 const EXECUTOR: &str = "unix:uid:2002";
@@ -293,22 +292,8 @@ fn a_task_is_renewed_when_the_clock_was_set_after_it_began() {
 #[test]
 fn a_token_of_the_issuers_is_narrowed_by_what_is_proven() {
     let mut rig = Rig::new();
-    let spec = TaskSpec {
-        fleet: "acme".parse().unwrap(),
-        grant: GrantId([1; 16]),
-        bearer: Bearer::Device("gw-07".parse().unwrap()),
-        owner: "ops@acme".into(),
-        audience: None,
-        feed: Some("main".parse().unwrap()),
-        task: "t-x".parse().unwrap(),
-        issued: Timestamp::from_secs(START_S),
-        expires: Timestamp::from_secs(START_S + 2 * HOUR),
-        serial: None,
-        rights: vec![right("modbus/*", "read")],
-        uses_max: None,
-        staleness_max: Vec::new(),
-        min_time_class: None,
-    };
+    let rights = vec![right("modbus/*", "read")];
+    let spec = TaskSpec { expires: Timestamp::from_secs(START_S + 2 * HOUR), rights, ..super::spec("gw-07") };
     let token = to_text(&mint_task(&spec, &rig.issuer, 7, &mut rig.rng).unwrap());
     let narrowed = narrow(&mut rig, &token, Some(60)).unwrap();
     check_told(&mut rig, 1001, &narrowed.token, narrowed.expires_in_s, 60);

@@ -10,6 +10,7 @@ use biscuit_auth::builder::AuthorizerBuilder;
 
 use super::attest::may_be;
 use super::clock::TrustedClock;
+use super::ending::Ending;
 use super::outcomes::Outcomes;
 use super::policy::Policy;
 use super::request::{Freshness, Mode, Origin, Reason, TimeClass};
@@ -356,7 +357,7 @@ impl Judge<'_> {
         let known = labelled.iter().filter_map(|id| self.wallet.task(id)).chain(task);
         let outlives = active(Mutant::StepOutlivesTask) && self.wallet.step_of(verified.chain()).is_some();
         if let Some(task) = known.into_iter().find(|task| task.finished && !outlives) {
-            return Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", task.id)));
+            return Err(Ending::refusal(&task.id, self.wallet.ending(&task.id)));
         }
         // Which tasks had ended was forgotten with a lost anchor, or under a clock that was wrong.
         let claims = &verified.claims;

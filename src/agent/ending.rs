@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use super::effects::{Effects, LogEvent};
 use super::holder::{is_his, not_his};
-use super::request::{Ended, EndedReply, Evidence, Origin, Problem, ProblemCode, Reply, RequestId};
-use super::token::admit;
+use super::request::{Ended, EndedReply, Evidence, Origin, Problem, ProblemCode, Reason, Reply, RequestId};
+use super::token::{admit, Denial};
 use super::wallet::{Made, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, TaskId};
@@ -58,6 +58,12 @@ impl Ending {
         }
     }
 
+    /// Why a credential of a task is refused that ended so; of one whose end nobody remembers, that it has.
+    pub(super) fn refusal(task: &TaskId, how: Option<Self>) -> Denial {
+        let why = how.map(Self::reason).filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
+        Denial::new(Reason::Revoked, format!("task {task} has ended{why}; begin another"))
+    }
+
     const fn told(self) -> Ended {
         match self {
             Self::Expired => Ended::Expired,
@@ -102,7 +108,7 @@ impl Agent {
         self.let_go(&ties, effects);
         self.write(Event::Task(Box::new(event)), Vec::new(), now, effects);
         effects.outgoing.logs.push(LogEvent::TaskEnded { task: id.clone(), how: ending.told().name() });
-        self.endings.insert(id.clone(), ending.told());
+        self.wallet.note_ending(id.clone(), ending);
         let heard: Vec<RequestId> =
             self.waits.iter().filter(|(_, waiting)| waiting.task == id).map(|(request, _)| *request).collect();
         for request in heard {
@@ -147,7 +153,7 @@ impl Agent {
         };
         if known.finished || known.token.is_empty() {
             // After a start nobody remembers how; what is sure is that it has.
-            let how = self.endings.get(task).copied();
+            let how = self.wallet.ending(task).map(Ending::told);
             let by_rule = self.revocations.names(&Target::Task(task.clone()), self.clock.over());
             let guess = match (known.finished, by_rule) {
                 (true, true) => Ended::Revoked,
@@ -197,11 +203,6 @@ impl Agent {
     /// When the first of those who wait is to be answered.
     pub(super) fn next_wait(&self) -> Option<Millis> {
         self.waits.values().map(|waiting| waiting.until).min()
-    }
-
-    /// Forgets how tasks ended that the wallet has forgotten.
-    pub(super) fn forget_endings(&mut self, gone: &[TaskId]) {
-        self.endings.retain(|task, _| !gone.contains(task));
     }
 }
 

@@ -235,7 +235,6 @@ impl Agent {
             }
         }
         let gone = self.wallet.forget(&stand);
-        self.forget_endings(&gone);
         for task in gone {
             // A power cut must not take E back below what was forgotten under it.
             self.anchor_due = true;

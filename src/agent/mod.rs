@@ -66,7 +66,7 @@ use rand_core::RngCore;
 pub use effects::{Anchor, Batch, Effects, Outgoing};
 pub use start::Unstartable;
 
-use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce, TaskId};
+use crate::ids::{BootId, DeviceId, EraId, FleetId, Hash, Nonce};
 use crate::profile::Profile;
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::segment::Loaded;
@@ -86,7 +86,7 @@ use flood::{Flood, Rate};
 use holder::{Answered, Tie};
 use mode::{mode_of, Damper, Grounds, InTouch};
 use policy::Policy;
-use request::{AuditRef, Counters, Ended, Evidence, Mode, Request, RequestId};
+use request::{AuditRef, Counters, Evidence, Mode, Request, RequestId};
 use revocation::Revocations;
 use room::{Class, Content, Taken};
 use salvage::{Hole, Remains};
@@ -261,8 +261,6 @@ pub struct Agent {
     waits: BTreeMap<RequestId, ending::Waiting>,
     /// What was answered to those who may ask again.
     answered: Answered,
-    /// How tasks ended in this start that the wallet remembers.
-    endings: BTreeMap<TaskId, Ended>,
     grants_asked: Option<sync::GrantsAsked>,
     grants_asked_at: Option<Millis>,
     /// How often they were asked for in a row without becoming what they should be.

@@ -155,7 +155,6 @@ impl Agent {
             wants: Default::default(),
             waits: Default::default(),
             answered: Default::default(),
-            endings: Default::default(),
             grants_asked: None,
             grants_asked_at: None,
             grants_tries: 0,

@@ -292,7 +292,7 @@ impl Agent {
     fn still_wanted(&self, want: &Want) -> Result<(), Denial> {
         let ended = want.renews && self.wallet.task(&want.task).is_none_or(|task| task.finished);
         if ended {
-            return Err(Denial::new(Reason::Revoked, format!("task {} has ended; begin another", want.task)));
+            return Err(Ending::refusal(&want.task, self.wallet.ending(&want.task)));
         }
         self.check_condition()
     }

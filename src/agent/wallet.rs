@@ -14,6 +14,7 @@ use zeroize::Zeroize;
 
 use super::clock::Stand;
 use super::effects::Budget;
+use super::ending::Ending;
 use super::holder::Tie;
 use super::identity::Proved;
 use super::intact;
@@ -286,6 +287,8 @@ pub struct Wallet {
     /// The digest over their ids; none before the first.
     grants_digest: Option<Hash>,
     tasks: BTreeMap<TaskId, StoredTask>,
+    /// How those of them ended that did since the agent's start.
+    endings: BTreeMap<TaskId, Ending>,
     /// Tasks whose files could not be read back: whether they had ended is not known any more.
     lost: BTreeMap<TaskId, StoredLoss>,
     /// Those of them of which a record tells, and their files do not yet.
@@ -379,6 +382,16 @@ impl Wallet {
         self.lost.contains_key(id)
     }
 
+    /// How a task of its ended.
+    pub(super) fn note_ending(&mut self, id: TaskId, ending: Ending) {
+        self.endings.insert(id, ending);
+    }
+
+    /// How a task ended; none of one that lives, or that ended before the agent's start.
+    pub(super) fn ending(&self, id: &TaskId) -> Option<Ending> {
+        self.endings.get(id).copied()
+    }
+
     /// A record tells that what was known of a task is lost.
     pub fn tell_loss(&mut self, id: TaskId) {
         self.told.push(id);
@@ -443,6 +456,7 @@ impl Wallet {
         let gone: Vec<TaskId> = self.tasks.values().filter(over).map(|task| &task.id).chain(lost).cloned().collect();
         for id in &gone {
             self.tasks.remove(id);
+            self.endings.remove(id);
             self.lost.remove(id);
         }
         self.made.retain(|_, task| self.tasks.contains_key(task));

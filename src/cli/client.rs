@@ -250,8 +250,9 @@ pub fn task(command: TaskCommand, globals: &Globals) -> Result<Exit, Failure> {
             };
             let task: TaskReply = post(globals, "/v1/tasks", &args.request(Some(holder))?)?;
             if globals.output == Format::Human {
-                let origin = task.origin.name();
-                super::output::tell(&format!("task {}, {origin}, ends in {}", task.task_id, age(task.expires_in_s)));
+                let (id, origin, ends) = (&task.task_id, task.origin.name(), age(task.expires_in_s));
+                let holder = named(holder);
+                super::output::tell(&format!("task {id}, {origin}, ends in {ends}, or with process {holder}"));
             }
             show(globals.output, &task, |task| task.token.clone())?;
         }
@@ -312,6 +313,15 @@ fn caller_of_this() -> Option<u32> {
     let leads = above.iter().find(|pid| **pid == group).filter(|pid| is_ours(pid));
     let holder = leads.or_else(|| above.first().filter(|pid| is_ours(pid)))?;
     u32::try_from(holder.as_raw_nonzero().get()).ok()
+}
+
+/// A process's number, and what it calls itself.
+fn named(pid: u32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    match name.trim() {
+        "" => pid.to_string(),
+        name => format!("{pid} ({})", visible(name)),
+    }
 }
 
 fn no_caller() -> Failure {

@@ -28,14 +28,12 @@ use crate::wire::link::Right;
 use crate::wire::policy::PolicyDocument;
 use crate::wire::token::ClassRight;
 
-/// What the grant lets the developer's own user begin: class, action, resource. The second class is the README's.
-const RIGHTS: [(&str, &str, &str); 6] = [
-    ("dev", "read", "dev/*"),
-    ("dev", "write", "dev/*"),
-    ("dev", "call", "dev/*"),
-    ("dev", "delete", "dev/*"),
-    ("pump", "read", "modbus/*"),
-    ("pump", "write", "modbus/pump1/speed"),
+/// What the grant lets the developer's own user begin: class, actions, resources. The first covers what enforcement points and
+/// the proxies for tools and secrets ask about, the second is the README's.
+const RIGHTS: [(&str, &[&str], &[&str]); 3] = [
+    ("dev", &["read", "write", "call", "delete", "get"], &["dev/*", "http/*", "mcp/*", "secret/*"]),
+    ("pump", &["read"], &["modbus/*"]),
+    ("pump", &["write"], &["modbus/pump1/speed"]),
 ];
 const DAY: Millis = Millis::from_secs(86_400);
 
@@ -139,8 +137,12 @@ fn patient(at: Timestamp) -> PolicyDocument {
 fn grant(device: &DeviceId, executors: &[String]) -> Result<NewGrant, FleetError> {
     let selector = selector();
     let classes: [TaskClass; 2] = [name("dev")?, name("pump")?];
-    let right = |(class, action, resource): (&str, &str, &str)| {
-        let right = Right { resource: resource.into(), action: action.into() };
+    let pairs = RIGHTS.iter().flat_map(|(class, actions, resources)| {
+        let each = move |action| resources.iter().map(move |resource| (class, action, resource));
+        actions.iter().flat_map(each)
+    });
+    let right = |(class, action, resource): (&&str, &&str, &&str)| {
+        let right = Right { resource: (*resource).into(), action: (*action).into() };
         Ok(ClassRight { class: name(class)?, right })
     };
     Ok(NewGrant {
@@ -152,7 +154,7 @@ fn grant(device: &DeviceId, executors: &[String]) -> Result<NewGrant, FleetError
             .iter()
             .flat_map(|executor| classes.iter().map(|class| (executor.clone(), class.clone())))
             .collect(),
-        rights: RIGHTS.into_iter().map(right).collect::<Result<_, FleetError>>()?,
+        rights: pairs.map(right).collect::<Result<_, FleetError>>()?,
         offline_max: Millis(30 * DAY.0),
         uses_max: 1_000_000,
         boots_max: 1000,
@@ -193,8 +195,10 @@ fn banner(device: &DeviceId, executors: &[String], run_dir: &Path) -> String {
     // Who reads this may be in another folder by then.
     let socket = std::path::absolute(&socket).unwrap_or(socket);
     let socket = socket.display();
-    let rights: Vec<String> =
-        RIGHTS.iter().map(|(class, action, resource)| format!("{class}:{action}:{resource}")).collect();
+    let rights: Vec<String> = RIGHTS
+        .iter()
+        .map(|(class, actions, resources)| format!("{class}: {} on {}", actions.join(", "), resources.join(", ")))
+        .collect();
     let rule = "!".repeat(80);
     let plan = executors.first().map(|executor| {
         format!(
@@ -214,7 +218,7 @@ fn banner(device: &DeviceId, executors: &[String], run_dir: &Path) -> String {
          !!  It is always offline, and never denies for the age of its revocations.\n\
          {rule}\n\
          socket   {socket}\n\
-         grant    {} may begin `dev` and `pump`: {}\n\
+         grant    {} may begin `dev` and `pump`\n         {}\n\
          try:\n  \
          curl -s --unix-socket {socket} http://hardtack/v1/whoami\n  \
          curl -s --unix-socket {socket} http://hardtack/v1/tasks -d \
@@ -223,7 +227,7 @@ fn banner(device: &DeviceId, executors: &[String], run_dir: &Path) -> String {
          '{{\"token\":\"TOKEN\",\"operation\":\"read\",\"resource\":\"dev/thing\"}}'\n\
          or:      export HARDTACK_SOCKET={socket}; hardtack whoami\n{}",
         selector(),
-        rights.join(" "),
+        rights.join("\n         "),
         plan.unwrap_or_default(),
     )
 }

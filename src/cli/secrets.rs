@@ -128,6 +128,10 @@ struct ServeArgs {
 /// # Errors
 /// What is wrong with the folder, the arguments or the value.
 pub fn run(args: SecretsArgs, globals: &Globals) -> Result<Exit, Failure> {
+    if globals.state_dir.is_some() {
+        let advice = "leave it out: --dir names the proxy's own folder";
+        return Err(Failure::new(Exit::Usage, "--state-dir is the agent's folder, where no secret is kept", advice));
+    }
     let failed = |error| Failure::new(Exit::Failure, format!("this process cannot be closed to others: {error}"), "");
     secrets::harden().map_err(failed)?;
     match args.command {

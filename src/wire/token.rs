@@ -486,7 +486,8 @@ pub fn further_block(checks: &[String], expires: Option<Timestamp>) -> Result<Bl
         if source.chars().filter(|c| matches!(c, '(' | '[' | '{' | '!')).count() > NESTED_MAX {
             return Err(bad("has more than 32 brackets and negations: make several checks of it"));
         }
-        let check = Check::try_from(source).map_err(|error| bad(&format!("is no check: {error}")))?;
+        let no_check = "is no check in Datalog, such as: check if operation(\"read\")";
+        let check = Check::try_from(source).map_err(|_| bad(no_check))?;
         if check.queries.iter().any(|query| !query.scopes.is_empty()) {
             return Err(bad(
                 "says whom it trusts: leave `trusting` out, a check sees what the issuer and the agent state",
@@ -495,7 +496,8 @@ pub fn further_block(checks: &[String], expires: Option<Timestamp>) -> Result<Bl
         if check.kind == CheckKind::Reject && check.queries.len() > 1 {
             return Err(bad(&format!("is {REJECT_OR}")));
         }
-        builder = builder.check(check).map_err(|error| bad(&format!("cannot stand in a token: {error}")))?;
+        // Nothing else can be wrong with one that could be parsed.
+        builder = builder.check(check).map_err(|_| bad("has a parameter in braces: write its value there"))?;
     }
     match expires {
         Some(expires) => builder.check(until(expires)).map_err(|error| error.to_string()),

@@ -48,6 +48,7 @@ fn mistakes_are_usage_and_say_so_on_stderr() {
         &["token", "verify", "t"],
         &["token", "attenuate", "t"],
         &["-o", "yaml", "status"],
+        &["--state-dir", "/nowhere", "secrets", "list"],
     ] {
         let (stdout, stderr) = exits(&run(args), 2);
         assert_eq!(stdout, "", "{args:?}");

@@ -159,6 +159,27 @@ fn a_script_holds_what_it_begins_however_it_begins_it() {
 }
 
 #[test]
+fn who_holds_a_task_is_told_when_it_begins_and_why_it_ended_when_it_is_refused() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    // It leads a group of its own, and ends with the command that it runs.
+    let begin = ["-o", "human", "task", "begin", "pump", "--right", "read:meter/*"];
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_hardtack")]);
+    let mut command = device.command_of(command, &begin);
+    let process = command.env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = process.id();
+    let output = process.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.ends_with(&format!(", or with process {pid} (timeout)\n")), "{told}");
+    let id = ended(&mut daemon);
+    let (code, decision) = device.authorize(String::from_utf8(output.stdout).unwrap().trim(), "read");
+    assert_eq!((code, decision["reason"].as_str()), (Some(5), Some("revoked")), "{decision}");
+    assert_eq!(decision["explain"], format!("task {id} has ended: its process ended; begin another"));
+    daemon.stop();
+}
+
+#[test]
 fn a_program_in_a_pid_namespace_names_its_holder_by_the_number_that_it_sees() {
     let by = ["unshare", "--pid", "--fork", "--kill-child"];
     let made = Command::new(by[0]).args(&by[1..]).arg("true").stderr(Stdio::null()).status();

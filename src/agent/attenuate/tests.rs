@@ -186,6 +186,16 @@ fn what_may_not_be_added_is_refused() {
     for ask in invalid {
         check_refused(&mut rig, 1001, &task.token, ask, ProblemCode::InvalidRequest);
     }
+    for (check, told) in [
+        ("check if resource(", r#""check if resource(" is no check in Datalog, such as: check if operation("read")"#),
+        (
+            "check if resource({name})",
+            r#""check if resource({name})" has a parameter in braces: write its value there"#,
+        ),
+    ] {
+        let refused = narrow(&mut rig, 1001, &task.token, None, &[check]).unwrap_err();
+        assert!(refused.detail.contains(told), "{}", refused.detail);
+    }
     let costly = r#"check if resource($r), $r.matches("(a+)+$")"#;
     let time = "check if time($t), right($t, $t)";
     for (check, reason) in [(costly, Reason::TooComplex), (time, Reason::Malformed)] {

@@ -75,6 +75,7 @@ fn check_ended(rig: &mut Rig, task: &TaskReply, why: &str) {
     assert_eq!((last.step, last.reason.as_str()), (TaskStep::Finished, why));
     let decision = rig.authorize(&task.token, "read", "modbus/a");
     assert_eq!((decision.decision, decision.reason), (Verdict::Deny, Reason::Revoked), "{}", decision.explain);
+    assert_eq!(decision.explain, format!("task {} has ended: {why}; begin another", task.task_id));
     assert!(!rig.watched.iter().any(|tie| matches!(tie, Tie::Process(process) if process.pid == 41)));
 }
 

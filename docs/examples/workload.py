@@ -85,6 +85,9 @@ def main(path, kind, operation, right, resources):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 6:
+        print(f"usage: {sys.argv[0]} SOCKET CLASS OPERATION RIGHT RESOURCE...", file=sys.stderr)
+        sys.exit(2)
     try:
         sys.exit(main(*sys.argv[1:5], sys.argv[5:]))
     except Refused as refused:

@@ -6,6 +6,10 @@
 # begins a task of the class with the right to the operation on RIGHT, a resource or a prefix that ends in /*, asks for each of
 # the resources, and finishes the task. The holder is this shell: with it the task ends, however it ends.
 set -eu
+if [ $# -lt 5 ]; then
+  echo "usage: $0 SOCKET CLASS OPERATION RIGHT RESOURCE..." >&2
+  exit 2
+fi
 socket=$1 class=$2 operation=$3 right=$4
 shift 4
 

@@ -191,10 +191,10 @@ fn odd(error: impl std::fmt::Display) -> Failure {
 }
 
 fn banner(device: &DeviceId, executors: &[String], run_dir: &Path) -> String {
-    let socket = run_dir.join("agent.sock");
     // Who reads this may be in another folder by then.
-    let socket = std::path::absolute(&socket).unwrap_or(socket);
-    let socket = socket.display();
+    let folder = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
+    let socket = folder.join("agent.sock");
+    let (folder, socket) = (folder.display(), socket.display());
     let rights: Vec<String> = RIGHTS
         .iter()
         .map(|(class, actions, resources)| format!("{class}: {} on {}", actions.join(", "), resources.join(", ")))
@@ -225,7 +225,8 @@ fn banner(device: &DeviceId, executors: &[String], run_dir: &Path) -> String {
          '{{\"task\":\"dev\",\"rights\":[{{\"resource\":\"dev/*\",\"action\":\"read\"}}],\"ttl_s\":600}}'\n  \
          curl -s --unix-socket {socket} http://hardtack/v1/authorize -d \
          '{{\"token\":\"TOKEN\",\"operation\":\"read\",\"resource\":\"dev/thing\"}}'\n\
-         or:      export HARDTACK_SOCKET={socket}; hardtack whoami\n{}",
+         or:      export HARDTACK_SOCKET={socket}; hardtack whoami\n\
+         proxies: hardtack --run-dir {folder} mcp proxy --listen …, hardtack --run-dir {folder} secrets serve …\n{}",
         selector(),
         rights.join("\n         "),
         plan.unwrap_or_default(),

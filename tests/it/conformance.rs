@@ -66,6 +66,9 @@ fn the_examples_do_what_they_say() {
         let (code, told, complaint) = run(program, &[example, "no-such", "read", "meter/1", "meter/1"]);
         assert_eq!((code, told.as_str()), (Some(1), ""), "{example}");
         assert!(complaint.starts_with("refused: no_right: no grant lets "), "{example}: {complaint}");
+        let (code, told, complaint) = run(program, &[example, "pump", "read", "meter/*"]);
+        assert_eq!((code, told.as_str()), (Some(2), ""), "{example}");
+        assert!(complaint.ends_with(" SOCKET CLASS OPERATION RIGHT RESOURCE...\n"), "{example}: {complaint}");
     }
     let (_, told, _) = run("python3", &["workload.py", "pump", "read", "meter/*", "meter/1"]);
     assert!(told.ends_with("renewed: allowed\nfinished: revoked\n"), "{told}");

@@ -212,6 +212,10 @@ fn words(row: &Map<String, Value>) -> String {
     if let Some(step) = row.get("step").filter(|step| step.is_object()).or_else(|| row.get("of_step")) {
         text.push_str(&step_words(step).map(|words| format!(" {words}")).unwrap_or_default());
     }
+    // Who presented what stands in full once per credential and era.
+    if let (Some(era), Some(index)) = (row.get("era"), row.get("named_by").and_then(Value::as_u64)) {
+        text.push_str(&format!(" named_by={era}/{index}"));
+    }
     let initiator = row.get("initiator").map(|who| (&who["subject"], &who["issuer"]));
     if let Some((Value::String(subject), Value::String(issuer))) = initiator {
         text.push_str(&format!(" initiator={} issuer={}", quoted(subject), quoted(issuer)));
@@ -298,5 +302,7 @@ mod tests {
             add("issuer", &[text]);
             assert_eq!(pairs(&line), expected, "{line}");
         }
+        let again = json!({"powered": "2026-01-01T00:00:00Z", "id": "gw-07/1/9", "era": 1, "index": 9, "named_by": 5});
+        assert_eq!(pairs(&words(again.as_object().unwrap())), [("named_by".to_owned(), vec!["1/5".to_owned()])]);
     }
 }

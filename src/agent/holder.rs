@@ -133,13 +133,14 @@ pub(super) fn is_his(evidence: &Evidence, task: &StoredTask) -> bool {
 
 /// The answer to who asks about a task that is not his.
 pub(super) fn not_his(evidence: &Evidence, task: &TaskId) -> Reply {
+    let seen = selectors(evidence);
     let detail = match evidence.process {
         Peer::Gone => gone().explain,
         Peer::Known(_) | Peer::Unknown => {
             format!("no task {task} of yours, by the user and whatever else it was begun by; it may have ended")
         }
     };
-    Reply::Problem(Problem::new(ProblemCode::NotFound, detail))
+    Reply::Problem(Problem { seen, ..Problem::new(ProblemCode::NotFound, detail) })
 }
 
 fn gone() -> Denial {

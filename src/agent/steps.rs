@@ -8,7 +8,7 @@
 //! and `may_begin`, since those may have the task's rights anyway), but not itself; it may give them what its own task may do,
 //! and no more of it than the task has uses and time.
 
-use super::attest::tells_apart;
+use super::attest::{selectors, tells_apart};
 use super::decide::{Judgement, Purpose};
 use super::effects::Effects;
 use super::request::{Authorize, Evidence, Problem, ProblemCode, Reason, Reply, StepReply, TakeStep};
@@ -73,7 +73,7 @@ impl Agent {
             Some(planned) => self.keep_step(planned, ask, (decided.audit.index, decision_id), now, effects),
             None => {
                 let denial = Denial::new(decided.reason, decided.explain).by(decided.judgement.by());
-                self.no_step(&denial, &decision_id)
+                self.no_step(&denial, selectors(evidence), &decision_id)
             }
         }
     }
@@ -235,7 +235,7 @@ impl Agent {
     ) -> Reply {
         let Planned { mut task, token, chain } = planned;
         let era = self.trail.era();
-        let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), &decision_id) };
+        let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), Vec::new(), &decision_id) };
         (step.named.era, step.named.index) = (era, index);
         let step = step.clone();
         let named = step.named.clone();
@@ -270,10 +270,10 @@ impl Agent {
         Reply::Step(reply)
     }
 
-    /// A refusal, and where it is recorded.
-    fn no_step(&self, denial: &Denial, decision_id: &str) -> Reply {
+    /// A refusal, who was seen, and where it is recorded.
+    fn no_step(&self, denial: &Denial, seen: Vec<String>, decision_id: &str) -> Reply {
         let detail = format!("{} (recorded as {decision_id})", denial.explain);
-        Reply::Problem(Problem { detail, ..self.refusal(denial) })
+        Reply::Problem(Problem { detail, seen, ..self.refusal(denial) })
     }
 }
 

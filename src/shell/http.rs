@@ -110,6 +110,18 @@ pub struct Sockets {
     enforcers: Arc<[u32]>,
 }
 
+/// The numbers of the groups to which `pep.sock` and `admin.sock` are given, if those are not the agent's own.
+///
+/// # Errors
+/// [`BindError::NoGroup`].
+pub fn socket_groups(config: &SocketsConfig) -> Result<(Option<u32>, Option<u32>), BindError> {
+    let number = |group: &Option<String>| {
+        let number = |group: &String| group_number(group).ok_or_else(|| BindError::NoGroup(group.clone()));
+        group.as_ref().map(number).transpose()
+    };
+    Ok((number(&config.pep_group)?, number(&config.admin_group)?))
+}
+
 /// File name and mode of a socket.
 pub const fn socket_file(socket: Socket) -> (&'static str, u32) {
     match socket {
@@ -134,11 +146,7 @@ impl Sockets {
     /// # Errors
     /// See [`BindError`].
     pub fn bind_for(run_dir: &Path, config: &SocketsConfig) -> Result<Self, BindError> {
-        let number = |group: &Option<String>| {
-            let number = |group: &String| group_number(group).ok_or_else(|| BindError::NoGroup(group.clone()));
-            group.as_ref().map(number).transpose()
-        };
-        let (pep, admin) = (number(&config.pep_group)?, number(&config.admin_group)?);
+        let (pep, admin) = socket_groups(config)?;
         make_run_dir(run_dir)?;
         let (mut listeners, mut paths) = (Vec::new(), Vec::new());
         for socket in [Socket::Admin, Socket::Agent, Socket::Pep] {

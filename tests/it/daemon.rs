@@ -476,6 +476,8 @@ fn a_check_reads_the_files_of_the_broker_as_the_link_does() {
     check("is no Ed25519 key");
     std::fs::write(&cert, "no certificate").unwrap();
     check("holds no certificate");
+    std::fs::write(&config, "[sockets]\npep_group = \"no-such-group\"\n").unwrap();
+    check("no-such-group");
 }
 
 fn chmod(path: &Path, mode: u32) {

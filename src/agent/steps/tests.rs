@@ -142,6 +142,7 @@ fn check_refused(rig: &mut Rig, uid: u32, task: &TaskId, ask: TakeStep, reason: 
     let problem = take_as(rig, uid, task, ask).unwrap_err();
     let code = if reason == Reason::Throttled { ProblemCode::Throttled } else { ProblemCode::Denied(reason) };
     assert_eq!(problem.code, code, "{}", problem.detail);
+    assert_eq!(problem.seen.first(), Some(&format!("unix:uid:{uid}")), "who was seen");
     let (index, recorded) = last_decision(rig);
     assert!(problem.detail.ends_with(&format!("/{index})")), "{}", problem.detail);
     assert_eq!((recorded.allow, recorded.reason.as_str()), (false, reason.name()));

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::agent::attest::selectors;
+use crate::complete::{cannot_run, check_needs_a_tool};
 
 /// The part that this program plays: the other end of what a test does.
 const PART: &str = "HARDTACK_TEST_PEER_PART";
@@ -122,8 +123,7 @@ async fn without_a_pidfd_the_socket_itself_tells_whose_it_is() {
     let (one, other) = UnixStream::pair().unwrap();
     let inode = rustix::fs::fstat(&one).unwrap().st_ino;
     if let Err(error) = diag::peer_of(inode) {
-        eprintln!("not run: no socket diagnosis for unix sockets: {error}");
-        return;
+        return cannot_run(&format!("this kernel has no socket diagnosis for unix sockets: {error}"));
     }
     assert_eq!(known(&attest_old(&one)), known(&attest(&one)));
     // Nobody has the other end open: then nobody is the peer.
@@ -154,7 +154,7 @@ async fn whoever_becomes_another_program_is_read_again_and_whoever_becomes_anoth
     let stage = Stage::new();
     for (part, needs_root) in [("run-another", false), ("run-as-another", true)] {
         if needs_root && !rustix::process::getuid().is_root() {
-            eprintln!("not run: only root can become another user");
+            cannot_run("only root can become another user");
             continue;
         }
         let mut child = stage.play(part, &[]);
@@ -192,8 +192,7 @@ async fn a_number_that_is_used_again_is_another_process() {
     end(left);
     let stream = stage.accept();
     let Some(other) = with_number(number) else {
-        eprintln!("not run: no process can be given a number: that needs root, and /proc/sys/kernel/ns_last_pid");
-        return;
+        return cannot_run("no process can be given a number: that needs root, and /proc/sys/kernel/ns_last_pid");
     };
     // It runs as the same user, and all that tells it from the one before is that it is not it.
     assert_eq!(attest(&stream).evidence().process, Peer::Gone);
@@ -233,8 +232,7 @@ async fn another_user_with_its_groups() {
         status.is_ok_and(|status| status.success())
     };
     if !can(&by) {
-        eprintln!("not run: nobody may run this program as another user: that needs root and setpriv");
-        return;
+        return cannot_run("nobody may run this program as another user: that needs root and setpriv");
     }
     let child = stage.play("stay", &by);
     let stream = stage.accept();
@@ -249,6 +247,11 @@ async fn another_user_with_its_groups() {
     // This process is its parent, and somebody else.
     assert_eq!(holder(&attested, std::process::id()), Err(NotHolder::OtherUser));
     end(child);
+}
+
+#[test]
+fn a_complete_run_fails_where_a_tool_is_missing() {
+    check_needs_a_tool("shell::peer::tests::another_user_with_its_groups");
 }
 
 #[tokio::test]

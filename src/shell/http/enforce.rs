@@ -17,7 +17,7 @@ use axum::http::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
-use super::problem::HttpProblem;
+use super::problem::{Connection, HttpProblem};
 use super::routes::text;
 use crate::agent::request::{Authorize, DecisionReply, Reason, Reply, Verdict};
 use crate::ids::RiskClass;
@@ -327,6 +327,9 @@ pub fn turned(turned: &Turned) -> Response<Body> {
 pub fn unanswered(what: &HttpProblem) -> Response<Body> {
     let mut response = problem(StatusCode::FORBIDDEN, what.code, &what.detail);
     reason(&mut response, what.code);
+    if what.connection == Connection::Close {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -22,6 +22,9 @@ const PART: &str = "HARDTACK_TEST_PEER_PART";
 fn play_a_part() {
     let Ok(part) = std::env::var(PART) else { return };
     let (what, socket) = part.split_once(' ').unwrap();
+    if what == "starve" {
+        return starve();
+    }
     let stream = StdStream::connect(socket).unwrap();
     match what {
         // The connection lives on in a child, which nobody attested.
@@ -43,6 +46,16 @@ fn play_a_part() {
         }
         other => panic!("no such part: {other}"),
     }
+}
+
+/// Takes every descriptor that there is, and looks for the control groups of this process.
+fn starve() {
+    let own = rustix::process::getpid();
+    assert!(proc::cgroup(own).is_ok());
+    let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert_eq!(proc::cgroup(own).unwrap_err().raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
+    drop(taken);
+    println!("starved");
 }
 
 struct Stage {
@@ -116,6 +129,38 @@ async fn the_kernel_names_this_very_process() {
     assert_eq!(process.path.map(PathBuf::from), std::env::current_exe().ok());
     assert_eq!(process.cgroup, std::fs::read_to_string("/proc/self/cgroup").ok());
     assert_eq!(process.sha256, None, "nobody asked for it");
+}
+
+#[tokio::test]
+async fn whose_control_groups_cannot_be_read_has_no_selector_but_its_user_and_group() {
+    let (one, _other) = UnixStream::pair().unwrap();
+    let with = |cgroup| {
+        let attestor = Attestor { cgroup, ..Attestor::new(Hashing::Sha256) };
+        attestor.attest(Caller::of(&one, Socket::Agent).unwrap(), 5).evidence()
+    };
+    let has_program = |seen: &[String]| seen.iter().any(|selector| selector.starts_with("unix:path:"));
+    // A kernel without control groups has nobody in one.
+    let nowhere = with(|_| Ok(None));
+    assert!(matches!(nowhere.process, Peer::Known(_)) && has_program(&selectors(&nowhere)), "{nowhere:?}");
+    // For want of a descriptor nobody knows whether it is in a container, where another program may have its path.
+    let unread = with(|_| Err(rustix::io::Errno::MFILE.into()));
+    assert_eq!(unread.process, Peer::Unknown);
+    let kinds = ["unix:uid:", "unix:gid:", "unix:user:", "unix:group:"];
+    let seen = selectors(&unread);
+    assert!(seen.iter().all(|selector| kinds.iter().any(|kind| selector.starts_with(kind))), "{seen:?}");
+    assert_eq!(seen[0], format!("unix:uid:{}", rustix::process::getuid().as_raw()));
+}
+
+/// All that is read needs a descriptor, and without one a process is unknown, not nowhere.
+#[test]
+fn without_a_descriptor_nobody_knows_where_a_process_is() {
+    let output = Command::new("/bin/sh")
+        .args(["-c", "ulimit -n 16 && exec \"$0\" --exact shell::peer::tests::play_a_part --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env(PART, "starve -")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("starved"), "{output:?}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod enforce;
+pub mod framing;
 pub mod limits;
 pub mod loopback;
 pub mod oauth;
@@ -442,9 +443,10 @@ impl Server {
     {
         let patience = Duration::from_millis(self.limits.read_ms);
         let server = self.clone();
+        let (stream, heads) = framing::watch(stream);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (server, peer) = (server.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.respond(request, peer).await) }
+            let (server, peer, clear) = (server.clone(), peer.clone(), heads.next(&request));
+            async move { Ok::<_, std::convert::Infallible>(server.respond(request, clear, peer).await) }
         });
         let head_max = self.limits.header_bytes_max.saturating_add(HEAD_SLACK);
         let connection = http1::Builder::new()
@@ -464,7 +466,12 @@ impl Server {
         let _ = connection.await;
     }
 
-    async fn respond(&self, mut request: hyper::Request<Incoming>, peer: Arc<Attested>) -> Response {
+    async fn respond(
+        &self,
+        mut request: hyper::Request<Incoming>,
+        clear: Result<(), HttpProblem>,
+        peer: Arc<Attested>,
+    ) -> Response {
         let proxys = enforce::is_proxys(request.uri().path());
         let refused = |problem: HttpProblem| match self.socket {
             Socket::Pep if proxys => enforce::unanswered(&problem),
@@ -473,8 +480,8 @@ impl Server {
         if head_bytes(&request) > self.limits.header_bytes_max {
             return refused(HttpProblem::headers_too_large(self.limits.header_bytes_max));
         }
-        let meant = self.own.map_or(Ok(()), |own| loopback::guard(request.headers(), own, proxys));
-        if let Err(problem) = meant {
+        let meant = || self.own.map_or(Ok(()), |own| loopback::guard(request.headers(), own, proxys));
+        if let Err(problem) = clear.and_then(|()| meant()) {
             return refused(problem);
         }
         let _permit = match self.gate.request(peer.uid(), clock::now().boottime) {

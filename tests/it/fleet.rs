@@ -391,9 +391,12 @@ fn arguments_that_nothing_can_have_are_usage() {
         format!("{grant} {offline} {ttl} {life} {}", value("--uses-max", "5"))
     });
     let idle = format!("{grant} --right idle:read:a --offline-max 1d --task-ttl-max 1h --uses-max 1");
+    let bounded = format!("{grant} --offline-max 1d --task-ttl-max 1h --uses-max 1");
+    let whom = ["--may-begin uid:1=pump", "--may-begin systemd:id:meter=pump", "--may-step unix:gid:1=pump"]
+        .map(|whom| format!("{bounded} {whom}"));
     let issued = ["--ttl 0s", "--ttl 1m --uses 0"].map(|rest| format!("{issue} {rest}"));
     let many = format!("group add g {}", (0..101).map(|n| format!("gw-{n}")).collect::<Vec<_>>().join(" "));
-    let generated = limits.iter().chain(&issued).chain([&idle, &many]).map(String::as_str);
+    let generated = limits.iter().chain(&issued).chain(&whom).chain([&idle, &many]).map(String::as_str);
     for line in bad.into_iter().chain(generated) {
         // A blank is what no name is.
         let args: Vec<&str> = line.split(' ').map(|word| if word == "_" { " " } else { word }).collect();

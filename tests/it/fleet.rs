@@ -407,6 +407,36 @@ fn arguments_that_nothing_can_have_are_usage() {
     }
 }
 
+/// What a test lets pass, no device may refuse afterwards.
+#[test]
+fn a_policy_is_refused_when_it_is_tried_as_when_it_is_set() {
+    let operator = Operator::new();
+    let risks = "[[risks]]\nclass = \"low\"\n";
+    let rule = |resource: &str, risk: &str| {
+        format!("[[risk_rules]]\noperation = \"read\"\nresource = \"{resource}\"\nrisk = \"{risk}\"\n")
+    };
+    let open =
+        "datalog = '''\n// no writing\ndeny if operation($o), $o.matches(\"^(write|calibrate$\");\nallow if true;\n'''";
+    let foreign = "datalog = 'check if operation($o), $o.extern::foo(); allow if true;'";
+    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/policy-cases.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.toml");
+    for (text, told) in [
+        (open, "policy 1 \"no writing\": the regular expression \"^(write|calibrate$\" is none (unclosed group)"),
+        (foreign, "check 1: no device has a function `extern::foo`"),
+        (&format!("{risks}{risks}"), "the table of risks names class low twice"),
+        (&format!("{risks}{}", rule("a", "high")), "names risk high, which is not in the table"),
+        (&rule("a/../b", "low"), "on \"a/../b\" is about no resource"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        for args in [&["policy", "test", cases, "--policy", file][..], &["policy", "set", file]] {
+            let said = operator.fail(args, 2);
+            assert!(said.contains(told), "{args:?}: {said}");
+        }
+    }
+}
+
 #[test]
 fn a_dry_run_says_who_would_hear_of_it() {
     let operator = Operator::new();

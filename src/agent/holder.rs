@@ -219,7 +219,10 @@ impl Agent {
 
     /// Keeps an answer for who asks again, as long as the task lives.
     pub(super) fn keep_answer(&mut self, want: &Want, reply: &TaskReply, made: Made) {
-        let Some(key) = want.begin.key.clone().filter(|_| !want.renews) else { return };
+        if want.renews {
+            return self.answered.renew(reply, made);
+        }
+        let Some(key) = want.begin.key.clone() else { return };
         let kept = Kept { begin: want.begin.clone(), selectors: want.selectors.clone(), reply: reply.clone(), made };
         self.answered.0.insert((want.uid, key), kept);
     }
@@ -242,6 +245,13 @@ struct Kept {
 }
 
 impl Answered {
+    /// The task has another credential.
+    fn renew(&mut self, reply: &TaskReply, made: Made) {
+        for kept in self.0.values_mut().filter(|kept| kept.reply.task_id == reply.task_id) {
+            (kept.reply, kept.made) = (reply.clone(), made);
+        }
+    }
+
     /// The task has ended.
     pub(super) fn forget(&mut self, task: &TaskId) {
         self.0.retain(|_, kept| kept.reply.task_id != *task);

@@ -801,6 +801,8 @@ pub enum Ended {
     Lost,
     /// The fleet revoked it, or what it rests on.
     Revoked,
+    /// Its uses are spent.
+    UsesSpent,
 }
 
 impl Ended {
@@ -812,6 +814,7 @@ impl Ended {
             Self::Gone => "gone",
             Self::Lost => "lost",
             Self::Revoked => "revoked",
+            Self::UsesSpent => "uses_spent",
         }
     }
 }

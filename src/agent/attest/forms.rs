@@ -4,7 +4,7 @@
 //! Never: attests anything; knows who is there.
 //! Read next: `../attest.rs`, which makes selectors; `../identity.rs` for those that a document proves.
 
-use super::{cgroup, is_hex, VALUE_BYTES_MAX};
+use super::{cgroup, is_hex, tells_apart, VALUE_BYTES_MAX};
 use crate::wire::identity::{is_issuer_url, is_subject, trust_domain};
 
 /// A kind of selector.
@@ -93,20 +93,15 @@ pub fn form(selector: &str) -> Result<(), String> {
 /// Why not.
 pub fn executor(selector: &str) -> Result<(), String> {
     form(selector)?;
-    let is_of = |kinds: &[&str]| kinds.iter().any(|kind| selector.starts_with(kind));
-    if is_of(&["oidc:", "spiffe:"]) {
-        return Err(format!(
-            "{selector} is of no executor: it is proved by a document at a begin, and whoever takes a step shows none; name the user, \
-             unit or container that is to take it"
-        ));
+    if tells_apart(selector) {
+        return Ok(());
     }
-    if is_of(&["unix:gid:", "unix:group:", "unix:supplementary_gid:", "unix:supplementary_group:"]) {
-        return Err(format!(
-            "{selector} is of no executor: a planner that is in the group could take its own steps; name the user, unit or container \
-             that is to take them"
-        ));
-    }
-    Ok(())
+    let why = if selector.starts_with("unix:") {
+        "a planner that is in the group could take its own steps"
+    } else {
+        "it is proved by a document at a begin, and whoever takes a step shows none"
+    };
+    Err(format!("{selector} is of no executor: {why}; name the user, unit or container that is to take the steps"))
 }
 
 /// As the kernel's numbers are written, but the one that stands for nobody.

@@ -4,6 +4,7 @@
 //! Never: knows more than a program could, the kind of token that it presents excepted.
 //! Read next: `model.rs`, where credentials are kept, and `check/`.
 
+pub(crate) mod narrowed;
 pub(crate) mod planner;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use hardtack::wire::token::{from_text, Held};
 
 use crate::arguments::Drawn;
 use crate::check::audit::Told;
-use crate::check::authority::{Exchange, Moment, Narrowing, Presented, ONE_RESOURCE};
+use crate::check::authority::{Exchange, Moment, Narrow, Narrowing, Presented, ONE_RESOURCE};
 use crate::check::identity::{self, Shown};
 use crate::check::{room, Id};
 use crate::clocks::date;
@@ -67,6 +68,8 @@ pub(crate) enum Asked {
     },
     Status,
     LastStatus,
+    /// That a credential is narrowed.
+    Narrow(Box<Narrow>),
     /// The status, by an operator who would reset a clock that is ahead.
     Ahead {
         late: u64,
@@ -404,6 +407,7 @@ impl World<'_> {
             }
         }
         self.probe_steps(device);
+        self.probe_narrowed(device);
         let waiting = std::mem::take(&mut self.devices[device as usize].probes);
         waiting.into_iter().for_each(|probe| self.schedule(self.now + 1, Happening::Probe { device, probe }));
     }
@@ -433,8 +437,10 @@ impl World<'_> {
             self.schedule(self.now + (probe.powered - powered), Happening::Probe { device, probe });
             return;
         }
-        if self.model.get(probe.credential).role != Role::Work {
-            return self.probe_planned(device, probe.credential);
+        match self.model.get(probe.credential).role {
+            Role::Narrowed(_) => return self.use_narrowed(device, probe.credential, TokenChoice::Expired, self.now),
+            Role::Plan { .. } | Role::Step(_) => return self.probe_planned(device, probe.credential),
+            Role::Work => {}
         }
         let risk = self.scenario.workload.risks[0].clone();
         let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
@@ -454,6 +460,7 @@ impl World<'_> {
         for waiting in gone.into_values() {
             match waiting.asked {
                 Asked::Decision(Presented { credential: Some(number), .. }) => self.unheard(number),
+                Asked::Narrow(narrow) => self.narrowing_unheard(&narrow),
                 Asked::Ahead { .. }
                 | Asked::Begin { .. }
                 | Asked::Challenge { .. }
@@ -467,7 +474,7 @@ impl World<'_> {
         }
     }
 
-    /// Nobody hears whether a use of it was allowed and charged: of a step, to its task too.
+    /// Nobody hears whether a use of it was allowed and charged: to its task too, where it is not that.
     fn unheard(&mut self, number: usize) {
         for number in self.model.task_of(number).into_iter().chain([number]) {
             self.model.get_mut(number).unheard += 1;
@@ -501,6 +508,7 @@ impl World<'_> {
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
             (Asked::Exchange(exchange), Reply::Step(reply)) => self.stepped(device, &exchange, (since, act), reply),
             (Asked::Finish { credential }, Reply::Finished(reply)) => self.task_finished(device, credential, &reply),
+            (Asked::Narrow(narrow), Reply::Attenuated(reply)) => self.narrowed(device, &narrow, (since, act), reply),
             (Asked::Status, Reply::Status(status)) => {
                 let checks = &mut self.checks;
                 let who = (device, &self.devices[device as usize].name);
@@ -519,6 +527,7 @@ impl World<'_> {
                 | Asked::Exchange(_)
                 | Asked::Finish { .. }
                 | Asked::LastStatus
+                | Asked::Narrow(_)
                 | Asked::Reset { .. }
                 | Asked::Status,
                 Reply::Attenuated(_)
@@ -619,11 +628,15 @@ impl World<'_> {
     fn probe_past_its_end(&mut self, device: u32, number: usize) {
         let credential = self.model.get(number);
         let (powered, limit) = (credential.begun_powered, credential.limit());
-        // Of steps there are many.
-        let probes = if matches!(credential.role, Role::Step(_)) { &PROBES[..1] } else { &PROBES[..] };
+        // Of steps, and of what was narrowed, there are many.
+        let probes = match credential.role {
+            Role::Narrowed(_) | Role::Step(_) => &PROBES[..1],
+            Role::Plan { .. } | Role::Work => &PROBES[..],
+        };
         for past in probes {
             let probe = Probe { credential: number, powered: powered + limit + past };
-            self.schedule(self.now + limit + past, Happening::Probe { device, probe });
+            let wait = probe.powered.saturating_sub(self.devices[device as usize].powered(self.now));
+            self.schedule(self.now + wait, Happening::Probe { device, probe });
         }
     }
 
@@ -715,7 +728,8 @@ impl World<'_> {
         let credential = presented.credential.map(|credential| self.model.get(credential));
         let task = presented.credential.and_then(|credential| self.model.task_of(credential));
         let of = task.map(|task| self.model.get(task));
-        moment.spent = of.is_some_and(|task| task.standing(&moment) != Standing::Good);
+        let rests = presented.credential.filter(|_| of.is_some());
+        moment.spent = rests.is_some_and(|number| self.model.standing(number, &moment) != Standing::Good);
         let device = &self.devices[number as usize];
         if let Some(credential) = credential {
             moment.revoked = self.checks.emergency.may_revoke(&moment, &device.name, credential);
@@ -743,6 +757,7 @@ impl World<'_> {
         if let Some(credential) = credential {
             let planned = (credential, of);
             checks.authority.planned(&mut checks.tally, &moment, &device.name, presented, planned, reply);
+            checks.authority.sibling(&mut checks.tally, &moment, &device.name, presented, planned, reply);
             checks.emergency.decided(&mut checks.tally, &moment, &device.name, credential, reply);
         }
         let allow = reply.decision == Verdict::Allow;
@@ -765,7 +780,7 @@ impl World<'_> {
         } else {
             self.judge_denial(number, &reply.explain);
         }
-        // A use of a step is one of its task.
+        // A use of a step is one of its task, and so is one of what was narrowed.
         for charged in presented.credential.into_iter().chain(task).filter(|_| allow) {
             self.model.get_mut(charged).allows += 1;
         }
@@ -799,6 +814,7 @@ impl World<'_> {
             }
             Asked::Exchange(exchange) => self.not_stepped(device, exchange, since, problem),
             Asked::Finish { credential } => self.finish_asked(*credential),
+            Asked::Narrow(narrow) => self.not_narrowed(device, narrow, since, problem),
             // Allowed, charged and recorded, and then slept over: it says nothing of who may what now.
             Asked::Decision(Presented { credential, .. }) if late => {
                 credential.iter().for_each(|number| self.unheard(*number));

@@ -191,6 +191,8 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::KeyRotate { what } => Some(what.name().into()),
         // All programs here are of one user: nobody could be an executor.
         Act::Misuse { how, .. } => Some(how.name().into()),
+        Act::Overstep { how, .. } => Some(how.name().into()),
+        Act::Narrow { .. } => Some("narrowing".into()),
         Act::Plan { .. } => Some("planner".into()),
         Act::RevokeStorm { .. } => Some("revoke.storm".into()),
         Act::ServiceAhead { .. } => Some("service.ahead".into()),

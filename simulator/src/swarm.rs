@@ -238,10 +238,11 @@ const OF_PLANNERS: &[Kind] = &[
     ("step.misused", |draw| draw.what(&["again", "late"])),
 ];
 
-/// The same, in worlds in which programs narrow what they hold.
-const OF_NARROWING: &[Kind] = &[("narrowed.misused", |draw| {
+/// The same, in worlds in which programs narrow what they hold: so often at the most.
+const OF_NARROWING: [Kind; 3] = [NARROWED_MISUSED; 3];
+const NARROWED_MISUSED: Kind = ("narrowed.misused", |draw| {
     draw.what(&["beyond", "crowd", "ended", "expired", "late", "stolen", "stranger", "wider"])
-}); 3];
+});
 
 /// How programs narrow what they hold. The larger a fleet is, the less often.
 fn narrowing(draw: &mut Draw, crowd: u64) -> String {
@@ -410,7 +411,7 @@ mod tests {
             "{groups} {risks} {boxes}"
         );
         let all = KINDS.iter().chain(RARE).map(|(name, _)| *name).chain(LATER.iter().map(|((name, _), _)| *name));
-        let all = all.chain(OF_PLANNERS.iter().chain(OF_NARROWING).map(|(name, _)| *name));
+        let all = all.chain(OF_PLANNERS.iter().chain(&OF_NARROWING).map(|(name, _)| *name));
         assert_eq!(kinds, all.map(str::to_owned).collect());
     }
 

@@ -131,6 +131,8 @@ pub enum Mutant {
     GapIgnored = 31,
     /// The gap record of what was given up leaves out the last of it.
     GapTooShort = 32,
+    /// What hangs on a connection lives on when that has ended.
+    GoneUnheeded = 244,
     /// What revokes a grant revokes nothing.
     GrantUnrevoked = 83,
     /// What revokes a group revokes nothing.
@@ -329,7 +331,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 158] = [
+    pub const ALL: [Self; 159] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -391,6 +393,7 @@ impl Mutant {
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::GapTooShort,
+        Self::GoneUnheeded,
         Self::GrantUnrevoked,
         Self::GroupUnrevoked,
         Self::HalfIsFull,

@@ -720,9 +720,9 @@ impl Request {
     fn credential(&self) -> Option<Which> {
         match self {
             Self::Begin { .. } => None,
-            Self::Decide { credential, .. }
-            | Self::Exchange { credential, .. }
-            | Self::Narrow { credential, .. } => *credential,
+            Self::Decide { credential, .. } | Self::Exchange { credential, .. } | Self::Narrow { credential, .. } => {
+                *credential
+            }
         }
     }
 }
@@ -771,11 +771,9 @@ impl World<'_> {
                 resource: exchange.right.resource.clone(),
                 key: exchange.key.clone(),
             },
-            Asked::Narrow(narrow) => Request::Narrow {
-                credential: self.model.which(narrow.of),
-                uid: narrow.uid,
-                to: narrow.to_string(),
-            },
+            Asked::Narrow(narrow) => {
+                Request::Narrow { credential: self.model.which(narrow.of), uid: narrow.uid, to: narrow.to_string() }
+            }
             Asked::Ahead { .. }
             | Asked::Challenge { .. }
             | Asked::Finish { .. }

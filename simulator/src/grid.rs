@@ -210,6 +210,7 @@ ttl = "15m"
 every = "50s"
 ttl = "3m"
 use_every = "70s"
+leave_every = "4m"
 
 [workload.planner]
 begin_every = "3m"

@@ -65,8 +65,10 @@ pub(crate) struct Credential {
     pub(crate) unheard: u64,
     /// When its program asked to finish its task.
     pub(crate) finish_asked: Option<u64>,
-    /// When its program heard that it is finished.
+    /// When its program heard that it is finished, or the connection ended that it hung on.
     pub(crate) finished: Option<u64>,
+    /// The connection that its task hangs on, if it does.
+    pub(crate) connection: Option<u64>,
     /// When the operator revoked it.
     pub(crate) revoked: Option<u64>,
     /// Who initiated its task, if that was shown.
@@ -480,6 +482,7 @@ mod tests {
             unheard: 0,
             finish_asked: None,
             finished: None,
+            connection: None,
             revoked: None,
             initiator: None,
             role: Role::Work,

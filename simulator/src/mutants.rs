@@ -92,6 +92,7 @@ pub const TABLE: [Row; Mutant::ALL.len()] = [
     row(Mutant::GapCountedComplete, "withheld", "I5.position"),
     row(Mutant::GapIgnored, "feed-under-attack", "I4"),
     row(Mutant::GapTooShort, "small-queue", "I2"),
+    row(Mutant::GoneUnheeded, "narrowed", "I4.ended"),
     row(Mutant::GrantUnrevoked, "revoke grant", "I4"),
     row(Mutant::GroupUnrevoked, "revoke group", "I4"),
     row(Mutant::HalfIsFull, "small-queue", "I9.reserve"),

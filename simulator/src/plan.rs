@@ -180,9 +180,11 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
         }
     }
     if let Some(narrowing) = &plan.narrowing {
-        for (purpose, every, does) in
-            [("narrow", narrowing.every, Narrows::Asks), ("use narrowed", narrowing.use_every, Narrows::Uses)]
-        {
+        for (purpose, every, does) in [
+            ("narrow", narrowing.every, Narrows::Asks),
+            ("leave", narrowing.leave_every, Narrows::Leaves),
+            ("use narrowed", narrowing.use_every, Narrows::Uses),
+        ] {
             repeat(purpose, every.0, 1, &mut |rng| Act::Narrow { device, does, pick: rng.next_u64() });
         }
     }

@@ -467,18 +467,25 @@ pub struct NarrowingPlan {
     pub ttl: Span,
     /// How often a narrowed one is used.
     pub use_every: Span,
+    /// How often a connection ends that a task hangs on.
+    pub leave_every: Span,
 }
 
 impl Default for NarrowingPlan {
     fn default() -> Self {
-        Self { every: Span(3 * 60_000), ttl: Span(10 * 60_000), use_every: Span(2 * 60_000) }
+        Self {
+            every: Span(3 * 60_000),
+            ttl: Span(10 * 60_000),
+            use_every: Span(2 * 60_000),
+            leave_every: Span(20 * 60_000),
+        }
     }
 }
 
 impl NarrowingPlan {
     /// What happens every so often.
-    pub(crate) const fn spans(&self) -> [Span; 2] {
-        [self.every, self.use_every]
+    pub(crate) const fn spans(&self) -> [Span; 3] {
+        [self.every, self.use_every, self.leave_every]
     }
 }
 
@@ -869,9 +876,17 @@ mod tests {
             Scenario::parse(example).unwrap_or_else(|error| panic!("{error}: {example}"));
         }
         let of_groups = "[groups.north]\nmembers = \"0\"";
-        for table in
-            ["", "[fleet]", of_groups, "[grant]", "[policy]", "[workload]", "[workload.planner]", "[workload.narrowing]", "[workload.identity]"]
-        {
+        for table in [
+            "",
+            "[fleet]",
+            of_groups,
+            "[grant]",
+            "[policy]",
+            "[workload]",
+            "[workload.planner]",
+            "[workload.narrowing]",
+            "[workload.identity]",
+        ] {
             let error = Scenario::parse(&format!("{PLAIN}\n{table}\nnone_such = 1")).unwrap_err().to_string();
             let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
             assert!(!keys.is_empty(), "{error}");

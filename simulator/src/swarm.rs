@@ -247,8 +247,10 @@ const NARROWED_MISUSED: Kind = ("narrowed.misused", |draw| {
 /// How programs narrow what they hold. The larger a fleet is, the less often.
 fn narrowing(draw: &mut Draw, crowd: u64) -> String {
     let (every, use_every) = (draw.span(crowd * 20_000, 20 * MINUTE), draw.span(crowd * 20_000, 20 * MINUTE));
-    let ttl = draw.span(10_000, 60 * MINUTE);
-    format!("\n[workload.narrowing]\nevery = \"{every}\"\nttl = \"{ttl}\"\nuse_every = \"{use_every}\"\n")
+    let (ttl, leave_every) = (draw.span(10_000, 60 * MINUTE), draw.span(2 * MINUTE, 60 * MINUTE));
+    format!(
+        "\n[workload.narrowing]\nevery = \"{every}\"\nttl = \"{ttl}\"\nuse_every = \"{use_every}\"\nleave_every = \"{leave_every}\"\n"
+    )
 }
 
 /// What planners do. The larger a fleet is, the less often.

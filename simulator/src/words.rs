@@ -89,7 +89,12 @@ pub(crate) fn of(act: &Act) -> String {
         }
         Act::LinkUp { device, direction } => format!("gw-{device}: the link works again{}", way(*direction)),
         Act::Misuse { device, how, .. } => format!("gw-{device}: {}", misuse(*how)),
-        Act::Narrow { device, does: Narrows::Asks, .. } => format!("gw-{device}: a program has its credential narrowed"),
+        Act::Narrow { device, does: Narrows::Asks, .. } => {
+            format!("gw-{device}: a program has its credential narrowed")
+        }
+        Act::Narrow { device, does: Narrows::Leaves, .. } => {
+            format!("gw-{device}: a connection ends that a task hangs on")
+        }
         Act::Narrow { device, does: Narrows::Uses, .. } => format!("gw-{device}: a program uses a narrowed credential"),
         Act::Overstep { device, how, .. } => format!("gw-{device}: {}", overstep(*how)),
         Act::Plan { device, does, .. } => {

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use hardtack::agent::effects::{StateFile, ALLOW_WAIT_MAX};
 use hardtack::agent::request::{
-    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, ProblemCode, Reason, Reply, Request,
-    RequestId, Socket, TaskReply, Verdict,
+    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Lease, Origin, Problem, ProblemCode, Reason, Reply,
+    Request, RequestId, Socket, TaskReply, Verdict,
 };
 use hardtack::agent::room::Class;
 use hardtack::agent::Input;
@@ -60,6 +60,8 @@ pub(crate) enum Asked {
         life: u64,
         uses: u64,
         shown: Option<Box<Shown>>,
+        /// The connection that the task is to end with, if it is to.
+        connection: Option<u64>,
     },
     Decision(Presented),
     Exchange(Box<Exchange>),
@@ -129,15 +131,18 @@ fn evidence(uid: u32) -> Evidence {
 
 impl World<'_> {
     pub(crate) fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
+        self.ask_as(device, Evidence { socket, ..evidence(uid) }, request, asked);
+    }
+
+    fn ask_as(&mut self, device: u32, evidence: Evidence, request: Request, asked: Asked) {
         // A request before it can have met a cut.
         if !self.is_running(device) {
             return;
         }
-        self.note_asked(device, uid, &request, &asked);
+        self.note_asked(device, evidence.uid, &request, &asked);
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.asked.insert(id.0, Waiting { device, since: self.now, asked, act: self.acting });
-        let evidence = Evidence { socket, ..evidence(uid) };
         self.give(device, Input::Request { id, evidence, request });
     }
 
@@ -151,15 +156,18 @@ impl World<'_> {
         }
         let plan = &self.scenario.workload;
         let program = &PROGRAMS[(pick % PROGRAMS.len() as u64) as usize];
-        self.begin(device, program, (plan.task_ttl.0, plan.task_uses));
+        // Where credentials are narrowed, some of what they are made of ends with a connection.
+        let hangs = plan.narrowing.is_some() && pick / 2 % 3 == 0;
+        let connection = hangs.then_some(self.next_request);
+        self.begin(device, program, (plan.task_ttl.0, plan.task_uses), connection);
     }
 
-    /// A program begins a task that asks to live so long, for so many uses.
-    fn begin(&mut self, device: u32, program: &Program, (ttl, uses): (u64, u64)) {
+    /// A program begins a task that asks to live so long, for so many uses, and until a connection ends if it says so.
+    fn begin(&mut self, device: u32, program: &Program, (ttl, uses): (u64, u64), connection: Option<u64>) {
         let life = ttl.min(self.scenario.grant.task_ttl_max.0);
         let shown = self.bring_document(device, program.uid);
         let identity = shown.as_ref().map(|shown| shown.brought.document.clone());
-        let asked = Asked::Begin { uid: program.uid, life, uses, shown: shown.map(Box::new) };
+        let asked = Asked::Begin { uid: program.uid, life, uses, shown: shown.map(Box::new), connection };
         let begin = BeginTask {
             task: program.class.parse().expect("the class is a valid name"),
             rights: rights(program).to_vec(),
@@ -168,11 +176,11 @@ impl World<'_> {
             planner: program.uid == PLANNER.uid,
             reason: None,
             holder: None,
-            lease: None,
+            lease: connection.map(|_| Lease::Connection),
             identity,
             key: None,
         };
-        self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
+        self.ask_as(device, Evidence { connection, ..evidence(program.uid) }, Request::Begin(begin), asked);
     }
 
     /// The document that a program brings when it begins a task, if it brings one.
@@ -451,8 +459,9 @@ impl World<'_> {
         self.decide(device, (uid, token), ("write", own.writes), using(risk));
     }
 
-    /// The process is gone: whoever waited hears nothing, and what was charged for it nobody knows.
+    /// The process is gone, and all connections to it: whoever waited hears nothing, and what was charged for it nobody knows.
     pub(crate) fn nobody_answers(&mut self, device: u32) {
+        self.connections_end(device, |_| true);
         let (gone, rest) =
             std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
         self.asked = rest;
@@ -502,8 +511,8 @@ impl World<'_> {
             return;
         }
         match (asked, reply) {
-            (Asked::Begin { uid, life, uses, shown }, Reply::Task(reply)) => {
-                self.task_begun(device, (uid, life, uses, act), shown.as_deref(), reply)
+            (Asked::Begin { uid, life, uses, shown, connection }, Reply::Task(reply)) => {
+                self.task_begun(device, (uid, life, uses, act), (shown.as_deref(), connection), reply)
             }
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
             (Asked::Exchange(exchange), Reply::Step(reply)) => self.stepped(device, &exchange, (since, act), reply),
@@ -560,7 +569,7 @@ impl World<'_> {
         &mut self,
         device: u32,
         (uid, life, uses, begun): (u32, u64, u64, Option<usize>),
-        shown: Option<&Shown>,
+        (shown, connection): (Option<&Shown>, Option<u64>),
         reply: TaskReply,
     ) {
         self.told_of_task(device, &reply.task_id, Told::Begun);
@@ -612,6 +621,7 @@ impl World<'_> {
             unheard: 0,
             finish_asked: None,
             finished: None,
+            connection,
             revoked,
             initiator: shown.map(|shown| shown.brought.initiator.clone()),
             role,
@@ -669,6 +679,7 @@ impl World<'_> {
             unheard: 0,
             finish_asked: None,
             finished: None,
+            connection: None,
             revoked: Some(self.now),
             initiator: None,
             role: Role::Work,

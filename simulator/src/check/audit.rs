@@ -238,8 +238,8 @@ impl AuditCheck {
     ) {
         let about = |event: &TaskEvent| event.step == TaskStep::Attenuated && event.chain == chain;
         let found = is_durable(durable, about);
-        let broken =
-            (!found).then(|| format!("{name} narrowed a credential of task {task} before the record of it was durable"));
+        let broken = (!found)
+            .then(|| format!("{name} narrowed a credential of task {task} before the record of it was durable"));
         tally.tried(Id::AuditedFirst, at, broken);
     }
 

@@ -580,7 +580,8 @@ mod tests {
         };
         let keys: String = keys.iter().map(|key| format!("{key} = {}\n", value(key))).collect();
         let head = "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"8h\"\nheal = \"6h\"\nrequire = []";
-        let world = "[workload.narrowing]\n[workload.planner]\n[workload.identity]\n[fleet.upgrade.queue]\nquota_mib = 9";
+        let world =
+            "[workload.narrowing]\n[workload.planner]\n[workload.identity]\n[fleet.upgrade.queue]\nquota_mib = 9";
         let text = format!("{head}\n{world}\n[[fault]]\ndo = {name:?}\nat = \"1h\"\n{keys}");
         Scenario::parse(&text).map(|_| ()).map_err(|error| error.to_string())
     }

@@ -594,6 +594,8 @@ impl Act {
 pub enum Narrows {
     /// A program has a credential narrowed.
     Asks,
+    /// A program lets go of the connection that its task hangs on.
+    Leaves,
     /// A program uses a narrowed credential.
     Uses,
 }

@@ -144,7 +144,10 @@ pub(crate) fn fault(name: &str) -> &'static str {
         ("file.rotten", "a bit of a state file flips"),
         ("flood", "a program asks as fast as it can"),
         ("key.", "the root keys put a new key in the place of one"),
-        ("narrowed.", "somebody tries to get more by narrowing a credential, or by what was narrowed, than is due to him"),
+        (
+            "narrowed.",
+            "somebody tries to get more by narrowing a credential, or by what was narrowed, than is due to him",
+        ),
         ("planner.", "a planner that was taken over asks for more than is due to it"),
         ("step.", "somebody tries to get more by a step than that is for"),
         ("disk.lies", "syncs of a part of its state folder do nothing, and say that all is well"),

@@ -5,7 +5,9 @@
 //! Read next: `workload.rs`, for all else that programs do.
 
 use hardtack::agent::effects::ALLOW_WAIT_MAX;
+use hardtack::agent::holder::Tie;
 use hardtack::agent::request::{Attenuate, AttenuatedReply, Problem, ProblemCode, Request, Socket};
+use hardtack::agent::Input;
 use hardtack::wire::biscuit;
 use hardtack::wire::link::Right;
 use hardtack::wire::token::{from_text, Held};
@@ -39,11 +41,33 @@ impl World<'_> {
                 let narrow = self.narrowing(of, pick);
                 self.have_narrowed(device, narrow);
             }
+            Narrows::Leaves => {
+                let fits = |of: &Credential| of.role == Role::Work && of.connection.is_some();
+                let Some(number) = self.to_narrow(device, pick, Standing::Good, fits) else { return };
+                // Who waits for an answer yet may have asked before.
+                let Some(connection) = self.model.get(number).connection.filter(|_| !self.awaits(device)) else {
+                    return;
+                };
+                self.give(device, Input::Gone(Tie::Connection(connection)));
+                self.connections_end(device, |ended| ended == connection);
+            }
             Narrows::Uses => {
                 let Some(number) = self.narrowed_one(device, pick, Standing::Good) else { return };
                 self.use_narrowed(device, number, TokenChoice::Valid, pick);
             }
         }
+    }
+
+    /// Connections to a gateway's agent have ended: what hung on them must count for nothing from now on.
+    pub(super) fn connections_end(&mut self, device: u32, is_one: impl Fn(u64) -> bool) {
+        let now = self.now;
+        let hung = |of: &&mut Credential| of.device == device && of.connection.is_some_and(&is_one);
+        self.model.iter_mut().filter(hung).for_each(|of| drop(of.finished.get_or_insert(now)));
+    }
+
+    /// Whether anybody waits for an answer of a gateway's.
+    fn awaits(&self, device: u32) -> bool {
+        self.asked.values().any(|waiting| waiting.device == device)
     }
 
     /// Somebody tries what is not due to him.
@@ -89,8 +113,16 @@ impl World<'_> {
                 self.use_narrowed(device, number, TokenChoice::Expired, pick);
             }
             Overstep::Late => {
-                let number = self.narrowed_one(device, pick, Standing::Finished)?;
-                self.use_narrowed(device, number, TokenChoice::Finished, pick);
+                let is_revoked = |of: &Credential| is_narrowed(of) && of.revoked.is_some();
+                let moment = self.moment(device);
+                let (number, choice) = match pick % 3 {
+                    0 => {
+                        let number = self.model.pick_one(self.acting, &moment, pick, Standing::Unclear, is_revoked);
+                        (number, TokenChoice::Revoked)
+                    }
+                    _ => (self.narrowed_one(device, pick, Standing::Finished), TokenChoice::Finished),
+                };
+                self.use_narrowed(device, number?, choice, pick);
             }
             Overstep::Stolen => {
                 let of = self.to_narrow(device, pick, Standing::Good, any)?;

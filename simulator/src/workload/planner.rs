@@ -63,7 +63,7 @@ impl World<'_> {
     pub(crate) fn plan(&mut self, device: u32, does: Planning, pick: u64) {
         let Some(planner) = self.scenario.workload.planner.as_ref().filter(|_| self.is_running(device)) else { return };
         match does {
-            Planning::Begins => self.begin(device, &PLANNER, (planner.task_ttl.0, planner.task_uses)),
+            Planning::Begins => self.begin(device, &PLANNER, (planner.task_ttl.0, planner.task_uses), None),
             Planning::Executes => {
                 let Some(number) = self.step_of(device, pick, Standing::Good) else { return };
                 self.execute(device, number, TokenChoice::Valid, pick);

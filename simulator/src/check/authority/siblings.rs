@@ -132,7 +132,8 @@ impl AuthorityCheck {
             judge.tally.tried(Id::OnlyNarrowerSibling, moment.at, late.then(how));
         }
         if of.siblings >= SIBLINGS_MAX && !matches!(credential.role, Role::Step(_)) {
-            judge.tried(Id::OnlyNarrowerSibling, || format!("{} that are good were narrowed of it before", of.siblings));
+            judge
+                .tried(Id::OnlyNarrowerSibling, || format!("{} that are good were narrowed of it before", of.siblings));
         }
         let known = &self.known[moment.device as usize];
         if known.must_lock {

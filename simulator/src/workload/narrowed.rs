@@ -62,7 +62,9 @@ impl World<'_> {
     pub(super) fn connections_end(&mut self, device: u32, is_one: impl Fn(u64) -> bool) {
         let now = self.now;
         let hung = |of: &&mut Credential| of.device == device && of.connection.is_some_and(&is_one);
-        self.model.iter_mut().filter(hung).for_each(|of| drop(of.finished.get_or_insert(now)));
+        for of in self.model.iter_mut().filter(hung) {
+            of.finished.get_or_insert(now);
+        }
     }
 
     /// Whether anybody waits for an answer of a gateway's.
@@ -81,16 +83,10 @@ impl World<'_> {
     fn try_overstep(&mut self, device: u32, how: Overstep, pick: u64) -> Option<()> {
         let any = |_: &Credential| true;
         match how {
-            Overstep::Beyond | Overstep::Stranger => {
+            Overstep::Beyond => {
                 let number = self.narrowed_one(device, pick, Standing::Good)?;
-                let own = self.model.get(number).uid;
-                let (uid, right, choice) = match how {
-                    Overstep::Beyond => (own, self.beyond(number), TokenChoice::Foreign),
-                    _ => (other_than(own), self.within(number, pick), TokenChoice::Stranger),
-                };
-                let (operation, resource) = done_with(&right);
-                let risk = self.scenario.workload.risks[0].clone();
-                self.show(device, number, (uid, operation, resource), choice, risk);
+                let (uid, right) = (self.model.get(number).uid, self.beyond(number));
+                self.show_for(device, number, (uid, &right), TokenChoice::Foreign, 0);
             }
             Overstep::Crowd => {
                 let of = self.to_narrow(device, pick, Standing::Good, |of| of.role == Role::Work)?;
@@ -128,6 +124,11 @@ impl World<'_> {
                 let of = self.to_narrow(device, pick, Standing::Good, any)?;
                 let narrow = self.narrowing(of, pick);
                 self.have_narrowed(device, Narrow { uid: other_than(narrow.uid), ..narrow });
+            }
+            Overstep::Stranger => {
+                let number = self.narrowed_one(device, pick, Standing::Good)?;
+                let (uid, right) = (other_than(self.model.get(number).uid), self.within(number, pick));
+                self.show_for(device, number, (uid, &right), TokenChoice::Stranger, 0);
             }
             Overstep::Wider => {
                 let of = self.to_narrow(device, pick, Standing::Good, |of| !matches!(of.role, Role::Step(_)))?;
@@ -223,9 +224,14 @@ impl World<'_> {
     /// The holder of a narrowed credential uses it for what is left to it.
     pub(super) fn use_narrowed(&mut self, device: u32, number: usize, choice: TokenChoice, pick: u64) {
         let (uid, right) = (self.model.get(number).uid, self.within(number, pick));
+        self.show_for(device, number, (uid, &right), choice, pick);
+    }
+
+    /// A narrowed credential is presented by somebody for something that a right covers.
+    fn show_for(&mut self, device: u32, number: usize, (uid, right): (u32, &Right), choice: TokenChoice, pick: u64) {
         let risks = &self.scenario.workload.risks;
         let risk = risks[(pick / 7 % risks.len() as u64) as usize].clone();
-        let (operation, resource) = done_with(&right);
+        let (operation, resource) = done_with(right);
         self.show(device, number, (uid, operation, resource), choice, risk);
     }
 

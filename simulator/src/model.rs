@@ -19,6 +19,8 @@ use crate::plan::TokenChoice;
 
 /// Slack for whole seconds in tokens and the time from a decision to its reply, in milliseconds.
 pub(crate) const SLACK: u64 = 2000;
+/// What no agent handed out has a life that none counts: its dates alone bound it.
+pub(crate) const UNCOUNTED: u64 = u64::MAX / 2;
 /// Closer to an end than this nobody can say from outside.
 const MARGIN: Millis = Millis::from_secs(20);
 /// One is picked of so many of the newest that fit.

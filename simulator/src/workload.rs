@@ -34,7 +34,7 @@ use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::{FloodWhat, ResetWhat};
-use crate::model::{Credential, Made, Role, Standing};
+use crate::model::{Credential, Made, Role, Standing, UNCOUNTED};
 use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
 use crate::random::{happens, stream};
@@ -672,8 +672,7 @@ impl World<'_> {
             made: None,
             begun_powered: powered,
             begun_down: know.down,
-            // Nobody told the gateway of it: its dates alone bound it.
-            life: u64::MAX / 2,
+            life: UNCOUNTED,
             uses: u64::MAX,
             allows: 0,
             unheard: 0,

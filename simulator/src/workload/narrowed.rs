@@ -18,7 +18,7 @@ use crate::check::authority::{Narrow, Narrower, Shown};
 use crate::device::Device;
 use crate::event::Event;
 use crate::fault::Overstep;
-use crate::model::{Credential, Made, Narrowed, Role, Standing, Stepped};
+use crate::model::{Credential, Made, Narrowed, Role, Standing, Stepped, UNCOUNTED};
 use crate::plan::{Narrows, TokenChoice};
 use crate::world::Checks;
 
@@ -139,7 +139,8 @@ impl World<'_> {
         Some(())
     }
 
-    /// What a program holds on a gateway that stands so, and can have narrowed.
+    /// What a program holds of a gateway that stands so, and can have narrowed. What nobody there handed out its agent narrows for
+    /// anybody, without a record, as its holder could himself.
     fn to_narrow(
         &mut self,
         device: u32,
@@ -150,7 +151,7 @@ impl World<'_> {
         let is_one = |of: &Credential| match &of.role {
             Role::Narrowed(narrowed) => narrowed.times < TIMES_MAX && fits(of),
             Role::Plan { .. } => false,
-            Role::Step(_) | Role::Work => of.group.is_none() && fits(of),
+            Role::Step(_) | Role::Work => of.life < UNCOUNTED && fits(of),
         };
         self.model.pick_one(self.acting, &self.moment(device), pick, standing, is_one)
     }

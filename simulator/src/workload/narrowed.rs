@@ -37,13 +37,13 @@ impl World<'_> {
         }
         match does {
             Narrows::Asks => {
-                let Some(of) = self.to_narrow(device, pick, Standing::Good, |_| true) else { return };
+                let Some(of) = self.narrowable(device, pick, Standing::Good, |_| true) else { return };
                 let narrow = self.narrowing(of, pick);
                 self.have_narrowed(device, narrow);
             }
             Narrows::Leaves => {
                 let fits = |of: &Credential| of.role == Role::Work && of.connection.is_some();
-                let Some(number) = self.to_narrow(device, pick, Standing::Good, fits) else { return };
+                let Some(number) = self.narrowable(device, pick, Standing::Good, fits) else { return };
                 // Who waits for an answer yet may have asked before.
                 let Some(connection) = self.model.get(number).connection.filter(|_| !self.awaits(device)) else {
                     return;
@@ -89,7 +89,7 @@ impl World<'_> {
                 self.show_for(device, number, (uid, &right), TokenChoice::Foreign, 0);
             }
             Overstep::Crowd => {
-                let of = self.to_narrow(device, pick, Standing::Good, |of| of.role == Role::Work)?;
+                let of = self.narrowable(device, pick, Standing::Good, |of| of.role == Role::Work)?;
                 let (uid, ttl) = (self.model.get(of).uid, Some(self.longest_ttl()));
                 for _ in 0..CROWD {
                     self.have_narrowed(device, Narrow { of, uid, scope: Vec::new(), only: None, ttl });
@@ -97,9 +97,9 @@ impl World<'_> {
             }
             Overstep::Ended => {
                 let of = match pick % 3 {
-                    0 => self.to_narrow(device, pick, Standing::Finished, any),
-                    1 => self.to_narrow(device, pick, Standing::Expired, any),
-                    _ => self.to_narrow(device, pick, Standing::Unclear, |of| of.revoked.is_some()),
+                    0 => self.narrowable(device, pick, Standing::Finished, any),
+                    1 => self.narrowable(device, pick, Standing::Expired, any),
+                    _ => self.narrowable(device, pick, Standing::Unclear, |of| of.revoked.is_some()),
                 };
                 let narrow = self.narrowing(of?, pick);
                 self.have_narrowed(device, narrow);
@@ -121,7 +121,7 @@ impl World<'_> {
                 self.use_narrowed(device, number?, choice, pick);
             }
             Overstep::Stolen => {
-                let of = self.to_narrow(device, pick, Standing::Good, any)?;
+                let of = self.narrowable(device, pick, Standing::Good, any)?;
                 let narrow = self.narrowing(of, pick);
                 self.have_narrowed(device, Narrow { uid: other_than(narrow.uid), ..narrow });
             }
@@ -131,7 +131,7 @@ impl World<'_> {
                 self.show_for(device, number, (uid, &right), TokenChoice::Stranger, 0);
             }
             Overstep::Wider => {
-                let of = self.to_narrow(device, pick, Standing::Good, |of| !matches!(of.role, Role::Step(_)))?;
+                let of = self.narrowable(device, pick, Standing::Good, |of| !matches!(of.role, Role::Step(_)))?;
                 let narrow = Narrow { scope: vec![self.beyond(of)], only: None, ..self.narrowing(of, pick) };
                 self.have_narrowed(device, narrow);
             }
@@ -141,7 +141,7 @@ impl World<'_> {
 
     /// What a program holds of a gateway that stands so, and can have narrowed. What nobody there handed out its agent narrows for
     /// anybody, without a record, as its holder could himself.
-    fn to_narrow(
+    fn narrowable(
         &mut self,
         device: u32,
         pick: u64,
@@ -218,7 +218,7 @@ impl World<'_> {
             checks: narrow.only.iter().map(|only| format!("check if operation(\"{only}\")")).collect(),
             scope: narrow.scope.clone(),
         };
-        self.checks.authority.to_be_narrowed(&credential.task);
+        self.checks.authority.narrowing_asked(&credential.task);
         self.ask(device, narrow.uid, Socket::Agent, Request::Attenuate(ask), Asked::Narrow(Box::new(narrow)));
     }
 

@@ -106,7 +106,7 @@ impl fmt::Display for Narrow {
 
 impl AuthorityCheck {
     /// A credential of a task is to be narrowed.
-    pub(crate) fn to_be_narrowed(&mut self, task: &TaskId) {
+    pub(crate) fn narrowing_asked(&mut self, task: &TaskId) {
         *self.narrowings.asked.entry(task.clone()).or_default() += 1;
     }
 

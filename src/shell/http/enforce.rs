@@ -10,6 +10,8 @@
 //! the path decoded once, without a slash at its end and without the query. Where the proxy's own configuration names a
 //! resource behind the path that it asks, that takes the place of `http/HOST`.
 
+use std::net::Ipv6Addr;
+
 use axum::body::Body;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::request::Parts;
@@ -47,8 +49,8 @@ const AUTH_REQUEST: &str = "/authz/auth-request";
 /// What Traefik and Caddy ask.
 const FORWARD_AUTH: &str = "/authz/forward-auth";
 
-/// The longest host name that is looked at: 253 bytes by RFC 1035, brackets and a port beside.
-const HOST_BYTES_MAX: usize = 262;
+/// The longest host name that is looked at, by RFC 1035.
+const HOST_BYTES_MAX: usize = 253;
 
 /// The form in which a proxy asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,14 +118,18 @@ pub fn asked(form: Form, head: &Parts) -> Result<Asked, Turned> {
         Form::AuthRequest => base(path, AUTH_REQUEST)?,
         Form::ForwardAuth => base(path, FORWARD_AUTH)?,
     };
-    let resource = resource(&base.unwrap_or_else(|| format!("http/{host}")), original.path);
+    let base = base.unwrap_or_else(|| format!("http/{host}"));
+    // A base that names a host names the destination: what the client calls it counts for nothing then.
+    let named = base.strip_prefix("http/").and_then(|below| below.split('/').next());
+    let destination = named.map_or(host, str::to_owned);
+    let resource = resource(&base, original.path);
     Ok(Asked {
         canonical: canonical(&resource).is_ok(),
         authorize: Authorize {
             token: token.to_owned(),
             operation: operation(original.method)?,
             resource,
-            destination: Some(host),
+            destination: Some(destination),
             risk: None,
             task: None,
             step: None,
@@ -145,7 +151,9 @@ impl<'a> Original<'a> {
         let target = match named {
             [Some(target), None] | [None, Some(target)] => target,
             [None, None] => {
-                return Err(Turned::unclear("set X-Original-URL to $scheme://$http_host$request_uri in nginx"))
+                return Err(Turned::unclear(
+                    "set X-Original-URL to $scheme://HOST$request_uri in nginx, HOST by its name",
+                ))
             }
             [Some(_), Some(_)] => return Err(Turned::unclear("X-Original-URL and X-Original-URI are both there")),
         };
@@ -222,12 +230,26 @@ fn operation(method: &str) -> Result<String, Turned> {
 /// # Errors
 /// It is none.
 pub(super) fn host(host: &str) -> Result<String, Turned> {
-    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    let name = host.strip_suffix('.').unwrap_or(host);
-    if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.bytes().all(known) || name.starts_with('.') {
-        return Err(Turned::unclear("the host is a name or an address, with a port or none, and nothing else"));
+    named(host)
+        .ok_or_else(|| Turned::unclear("the host is a name or an address, with a port or none, and nothing else"))
+}
+
+/// The one spelling of a host.
+fn named(host: &str) -> Option<String> {
+    let (name, port) = match host.rsplit_once(':').filter(|_| !host.ends_with(']')) {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (name, format!(":{}", port.parse::<u16>().ok()?))
+        }
+        Some(_) => return None,
+        None => (host, String::new()),
+    };
+    if let Some(address) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        return Some(format!("[{}]{port}", address.parse::<Ipv6Addr>().ok()?));
     }
-    Ok(name.to_ascii_lowercase())
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let fits = !name.is_empty() && name.len() <= HOST_BYTES_MAX && !name.starts_with('.') && !name.ends_with('.');
+    (fits && name.bytes().all(known)).then(|| format!("{}{port}", name.to_ascii_lowercase()))
 }
 
 /// The resource that the proxy's own configuration puts behind the path that it asks, if it does. Never from a query: some
@@ -607,12 +629,57 @@ mod tests {
 
     #[test]
     fn hosts_that_could_be_more_than_a_name_are_refused() {
-        for (name, expected) in [("HMI.", "hmi"), ("[::1]:80", "[::1]:80"), ("10.0.0.1", "10.0.0.1"), ("a_b", "a_b")] {
+        for (name, expected) in [
+            ("HMI.", "hmi"),
+            ("hmi.local.:80", "hmi.local:80"),
+            ("hmi.local:081", "hmi.local:81"),
+            ("[::1]:80", "[::1]:80"),
+            ("[0:0::1]", "[::1]"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("a_b", "a_b"),
+        ] {
             assert_eq!(host(name).unwrap(), expected);
         }
-        for name in ["", ".", "..", "a/b", "a b", "a@b", "a%2f", "caf\u{e9}", "a\\b", &"a".repeat(263)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a@b",
+            "a%2f",
+            "caf\u{e9}",
+            "a\\b",
+            "hmi..",
+            "hmi..:80",
+            ":80",
+            "hmi:",
+            "hmi:+80",
+            "hmi:80:80",
+            "hmi:65536",
+            "hmi:x",
+            "::1",
+            "[::1",
+            "[hmi]",
+            "[::1]x",
+        ] {
             assert!(host(name).is_err(), "{name}");
         }
+        assert!(host(&"a".repeat(254)).is_err());
+    }
+
+    #[test]
+    fn a_base_that_names_a_host_names_the_destination() {
+        let destination = |uri: &str| {
+            let said = [("x-forwarded-method", "GET"), ("x-forwarded-host", "hmi.local:81"), ("x-forwarded-uri", "/a")];
+            let asked = asked(Form::ForwardAuth, &head("GET", uri, &[&[TOKEN], &said[..]].concat())).unwrap().authorize;
+            (asked.resource, asked.destination.unwrap())
+        };
+        let of = |resource: &str, host: &str| (resource.to_owned(), host.to_owned());
+        assert_eq!(destination("/authz/forward-auth"), of("http/hmi.local:81/a", "hmi.local:81"));
+        assert_eq!(destination("/authz/forward-auth/http/hmi.local"), of("http/hmi.local/a", "hmi.local"));
+        assert_eq!(destination("/authz/forward-auth/http/hmi.local/app"), of("http/hmi.local/app/a", "hmi.local"));
+        assert_eq!(destination("/authz/forward-auth/modbus/plc1"), of("modbus/plc1/a", "hmi.local:81"));
     }
 
     #[test]

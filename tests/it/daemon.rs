@@ -273,6 +273,7 @@ fn approve(request: &[u8], brokers: BrokerPins, edit: impl FnOnce(&mut TrustBund
         rights: [
             ("meter/*", "read"),
             ("http/hmi.local/*", "read"),
+            ("http/public.local/*", "read"),
             ("secret/crm/*", "read"),
             ("secret/crm/*", "write"),
         ]

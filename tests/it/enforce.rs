@@ -51,13 +51,18 @@ impl Answer {
 }
 
 /// Sends these bytes, and reads all that comes back. They ask that the connection is closed.
-fn send(socket: &Path, bytes: &str) -> Answer {
+fn exchange(socket: &Path, bytes: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes.as_bytes()).unwrap();
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
-    let text = String::from_utf8(all).unwrap();
+    String::from_utf8(all).unwrap()
+}
+
+/// The same, of a server that answers.
+fn send(socket: &Path, bytes: &str) -> Answer {
+    let text = exchange(socket, bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {bytes:?}: {text:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head}"));
     Answer { status, head: head.into(), body: body.into() }
@@ -99,20 +104,22 @@ fn is_there(program: &str) -> bool {
     found.is_ok()
 }
 
-/// A task that may read one thing.
+/// A task that may read one thing behind the proxy, and all of another host.
 fn begin(device: &Device) -> String {
-    let task = device.ok(&["task", "begin", "pump", "--right", "read:meter/1"]);
+    let rights = ["--right", "read:http/hmi.local/1", "--right", "read:http/public.local/*"];
+    let task = device.ok(&[&["task", "begin", "pump"], &rights[..]].concat());
     task["token"].as_str().unwrap().to_owned()
 }
 
-/// What every proxy must do, in front of an application that says `reading`.
+/// What every proxy must do, in front of an application that says `reading`, and which credentials it was sent.
 fn check(proxy: &Path, token: &str) {
     let bearer = format!("Authorization: Bearer {token}");
     let get = |path: &str, headers: &[&str]| ask(proxy, "GET", path, headers);
 
     let allowed = get("/1?unit=bar", &[&bearer]);
     assert_eq!((allowed.status, allowed.body.trim()), (200, "reading"), "{}", allowed.head);
-    assert_eq!(get("/1", &[&format!("Hardtack-Token: {token}")]).status, 200);
+    let by_its_own_header = get("/1", &[&format!("Hardtack-Token: {token}")]);
+    assert_eq!((by_its_own_header.status, by_its_own_header.body.trim()), (200, "reading"));
 
     let nobody = get("/1", &[]);
     assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, Some("Bearer realm=\"hardtack\"")));
@@ -137,11 +144,91 @@ fn check(proxy: &Path, token: &str) {
         let refused = ask(proxy, "POST", "/1", &[&bearer, header, "Content-Length: 0"]);
         assert_eq!(refused.status, 403, "{header}: {}", refused.head);
     }
-    for path in ["/2?base=meter/1", "/secret?base=meter", "/2?x=/1", "/1/..;/2"] {
+    for path in ["/2?base=http/hmi.local/1", "/secret?base=http/public.local", "/2?x=/1", "/1/..;/2"] {
         assert_eq!(get(path, &[&bearer]).status, 403, "{path}");
     }
     let both = get("/1", &[&bearer, &format!("Hardtack-Token: {token}")]);
     assert_eq!(both.status, 401, "{}", both.head);
+    no_other_host_passes(proxy, &bearer);
+    // One decision to read would open a connection in both directions.
+    for upgrade in ["websocket", "h2c", "0"] {
+        let refused = get("/1", &[&bearer, "Connection: Upgrade", &format!("Upgrade: {upgrade}")]);
+        assert_eq!(refused.status, 403, "{upgrade}: {}", refused.head);
+    }
+}
+
+/// The task may read all of `public.local`, and this is the proxy of `hmi.local`.
+fn no_other_host_passes(proxy: &Path, bearer: &str) {
+    for (target, host) in [
+        ("/1", "public.local"),
+        ("/secret", "public.local"),
+        ("/secret", "hmi.local.public.local"),
+        ("/secret", "public.local:80"),
+        ("/secret", ""),
+        ("http://public.local/secret", "hmi.local"),
+        ("http://hmi.local/secret", "public.local"),
+    ] {
+        for version in ["1.0", "1.1"] {
+            let said = exchange(
+                proxy,
+                &format!("GET {target} HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n{bearer}\r\n\r\n"),
+            );
+            assert!(!said.contains("reading"), "{target} of {host:?} by HTTP/{version}: {said}");
+        }
+    }
+    // A port of the client's makes no other host of it.
+    for host in ["hmi.local:81", "HMI.local"] {
+        let head = |target| format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{bearer}\r\n\r\n");
+        assert_eq!(send(proxy, &head("/1")).status, 200, "{host}");
+        assert_eq!(send(proxy, &head("/2")).status, 403, "{host}");
+    }
+}
+
+/// Each block says itself whose host it is, lets nothing be upgraded, and takes out what the upstream need not see. The first
+/// two are also seen to.
+#[test]
+fn every_block_names_its_host_and_takes_the_credential_out() {
+    for (language, needed, never) in [
+        (
+            "nginx",
+            &[
+                "default_server;\n    return 444;",
+                "://hmi.local$request_uri;",
+                "if ($http_upgrade",
+                "Authorization \"\"",
+                "Hardtack-Token \"\"",
+            ][..],
+            &["$host", "$http_host"][..],
+        ),
+        (
+            "caddy",
+            &["header_up X-Forwarded-Host hmi.local\n", "respond @upgrade 403", "-Authorization", "-Hardtack-Token"],
+            &["{http.request.host}"],
+        ),
+        (
+            "yaml\nhttp:",
+            &[
+                "/authz/forward-auth/http/hmi.local\"",
+                "&& !HeaderRegexp(`Upgrade`, `.`)",
+                "Authorization: \"\"",
+                "Hardtack-Token: \"\"",
+            ],
+            &["trustForwardHeader: true"],
+        ),
+        (
+            "yaml\n# in the http_connection_manager",
+            &["domains: [\"hmi.local\"]", "request_headers_to_remove: [authorization, hardtack-token]"],
+            &["upgrade_configs", "\"*\"", "failure_mode_allow: true"],
+        ),
+    ] {
+        let block = snippet(language);
+        for text in needed {
+            assert!(block.contains(text), "{text} is not in {block}");
+        }
+        for text in never {
+            assert!(!block.contains(text), "{text} is in {block}");
+        }
+    }
 }
 
 #[test]
@@ -159,7 +246,6 @@ fn nginx_asks_before_it_lets_through() {
             ("/run/hardtack/pep.sock", device.path("run/pep.sock").display().to_string()),
             ("listen 80", format!("listen unix:{}", proxy.display())),
             ("http://127.0.0.1:8080", format!("http://unix:{}:", app.display())),
-            ("/authz/auth-request", "/authz/auth-request/meter".into()),
         ],
     );
     let (folder, app) = (device.path("").display().to_string(), app.display());
@@ -170,7 +256,7 @@ fn nginx_asks_before_it_lets_through() {
     let user = if rustix::process::getuid().is_root() { "user root;\n" } else { "" };
     let text = format!(
         "{user}daemon off;\npid {folder}nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\naccess_log off;\n\
-         {temporary}server {{ listen unix:{app}; return 200 \"reading\\n\"; }}\n{servers}}}\n"
+         {temporary}server {{ listen unix:{app}; return 200 \"reading $http_authorization $http_hardtack_token\\n\"; }}\n{servers}}}\n"
     );
     let file = device.path("nginx.conf");
     std::fs::write(&file, text).unwrap();
@@ -199,13 +285,12 @@ fn caddy_asks_before_it_lets_through() {
             ("unix//run/hardtack/pep.sock", format!("unix/{}", device.path("run/pep.sock").display())),
             ("hmi.local {", format!("http://hmi.local {{\n    bind unix/{}", proxy.display())),
             ("127.0.0.1:8080", format!("unix/{}", app.display())),
-            ("/authz/forward-auth", "/authz/forward-auth/meter".into()),
         ],
     );
     let app = app.display();
     let text = format!(
         "{{\n    admin off\n    auto_https off\n}}\n{site}\nhttp:// {{\n    bind unix/{app}\n    \
-         respond reading\n}}\n"
+         respond \"reading {{header.Authorization}} {{header.Hardtack-Token}}\"\n}}\n"
     );
     let file = device.path("Caddyfile");
     std::fs::write(&file, text).unwrap();

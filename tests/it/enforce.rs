@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hardtack::wire::token::{from_text, to_text};
 use serde_json::Value;
 
 use crate::daemon::Device;
@@ -388,5 +389,37 @@ fn what_traefik_and_envoy_send_is_understood() {
     for socket in ["run/agent.sock", "run/admin.sock"] {
         assert_eq!(ask(&device.path(socket), "GET", "/authz/auth-request", &[]).status, 404);
     }
+    daemon.stop();
+}
+
+#[test]
+fn tokens_that_are_none_are_refused_and_the_agent_goes_on() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let (token, pep) = (device.begin(), device.path("run/pep.sock"));
+    let decided = |token: &str| -> Value {
+        let body = serde_json::json!({"token": token, "operation": "read", "resource": "meter/1"}).to_string();
+        let head = "POST /v1/authorize HTTP/1.1\r\nHost: hardtack\r\nConnection: close\r\n";
+        let answer = send(&pep, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
+        assert_eq!(answer.status, 200, "{token:.60}: {}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
+    };
+    let bytes = from_text(&token, 4096).unwrap();
+    let changed = (0..bytes.len()).step_by(bytes.len() / 48).map(|at| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x55;
+        to_text(&bytes)
+    });
+    let cut = (0..token.len()).step_by(token.len() / 16).map(|end| token[..end].to_owned());
+    let longer = [format!("{token}AAAA"), token.repeat(3), "A".repeat(10_000), "%%%".into(), "\u{0}".into()];
+    // A length that is far more than there is, and messages in messages.
+    let lies =
+        [[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f].repeat(20), [0x12, 0x7f].repeat(2000)].map(|bytes| to_text(&bytes));
+    for hostile in changed.chain(cut).chain(longer).chain(lies) {
+        let denied = decided(&hostile);
+        assert_eq!(denied["decision"], "deny", "{hostile:.60}: {denied}");
+        assert!(!["allowed", "engine_timeout"].contains(&denied["reason"].as_str().unwrap()), "{denied}");
+    }
+    assert_eq!(decided(&token)["decision"], "allow", "by the same process");
     daemon.stop();
 }

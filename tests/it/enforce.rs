@@ -51,22 +51,37 @@ impl Answer {
     }
 }
 
-/// Sends these bytes, and reads all that comes back. They ask that the connection is closed.
+/// Sends these bytes, which ask that the connection is closed, and reads all that comes back.
 fn exchange(socket: &Path, bytes: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes.as_bytes()).unwrap();
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all).unwrap();
-    String::from_utf8(all).unwrap()
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    all
 }
 
 /// The same, of a server that answers.
 fn send(socket: &Path, bytes: &str) -> Answer {
-    let text = exchange(socket, bytes);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {bytes:?}: {text:?}"));
+    parsed(&exchange(socket, bytes))
+}
+
+#[track_caller]
+fn parsed(text: &str) -> Answer {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head}"));
     Answer { status, head: head.into(), body: body.into() }
+}
+
+/// The same of bytes that ask for no end of the connection: whoever says no more is answered and let go.
+fn last_words(socket: &Path, bytes: &str) -> Answer {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    parsed(&all)
 }
 
 fn ask(socket: &Path, method: &str, path: &str, headers: &[&str]) -> Answer {
@@ -310,53 +325,60 @@ fn caddy_asks_before_it_lets_through() {
 fn what_traefik_and_envoy_send_is_understood() {
     let device = Device::enrolled();
     let daemon = device.start();
-    let (token, pep) = (device.begin(), device.path("run/pep.sock"));
-    // Traefik 3: the headers of the request that is asked about, and its own X-Forwarded-*, sorted.
-    let traefik = |method: &str, uri: &str| {
+    let (token, pep) = (begin(&device), device.path("run/pep.sock"));
+    // Traefik 3.7 with `trustForwardHeader: false` (pkg/middlewares/auth/forward.go): the headers of the request that is asked
+    // about without those of the connection and without any X-Forwarded-*, then its own, in the order of Go's net/http.
+    let traefik = |method: &str, host: &str, uri: &str| {
         format!(
-            "GET /authz/forward-auth/meter HTTP/1.1\r\nHost: hardtack\r\nUser-Agent: curl/7.88.1\r\n\
-             Connection: close\r\nAccept: */*\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: 10.0.0.9\r\n\
-             X-Forwarded-Host: hmi.local\r\nX-Forwarded-Method: {method}\r\nX-Forwarded-Port: 443\r\n\
-             X-Forwarded-Proto: https\r\nX-Forwarded-Server: traefik\r\nX-Forwarded-Uri: {uri}\r\n\
-             X-Real-Ip: 10.0.0.9\r\nAccept-Encoding: gzip\r\n\r\n"
+            "GET /authz/forward-auth/http/hmi.local HTTP/1.1\r\nHost: 127.0.0.1:8190\r\nUser-Agent: curl/7.88.1\r\n\
+             Accept: */*\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: 10.0.0.9\r\nX-Forwarded-Host: {host}\r\n\
+             X-Forwarded-Method: {method}\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-Uri: {uri}\r\nAccept-Encoding: gzip\r\n\r\n"
         )
     };
-    let allowed = send(&pep, &traefik("GET", "/1?unit=bar"));
+    let allowed = last_words(&pep, &traefik("GET", "hmi.local", "/1?unit=bar"));
     assert_eq!((allowed.status, allowed.header("hardtack-reason")), (200, Some("allowed")), "{}", allowed.head);
     assert!(allowed.header("hardtack-decision-id").unwrap().starts_with("gw-07/"));
     assert!(allowed.header("hardtack-expires-in").unwrap().parse::<u64>().unwrap() > 0);
     assert_eq!((allowed.header("content-type"), allowed.body.as_str()), (None, ""), "it is no problem");
-    let refused = send(&pep, &traefik("PUT", "/1"));
+    // Its rule takes the host with any port, and what is asked about is the host that its configuration names.
+    assert_eq!(last_words(&pep, &traefik("GET", "hmi.local:81", "/1")).status, 200);
+    let refused = last_words(&pep, &traefik("PUT", "hmi.local", "/1"));
     assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")));
     let challenge = refused.header("www-authenticate").unwrap();
-    assert!(challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"write:meter/1\""));
+    assert!(
+        challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"write:http/hmi.local/1\"")
+    );
     let body: Value = serde_json::from_str(&refused.body).unwrap();
     assert_eq!((&body["code"], &body["status"]), (&"no_right".into(), &403.into()));
 
-    // Envoy 1.3x: method, path and host are the request's own.
-    let envoy = |method: &str, path: &str| {
+    // Envoy (ext_authz_http_impl.cc at 9c276e34a2ea, with `path_prefix`): method, path, host and authorization are the request's own, no
+    // other header but what `allowed_headers` names; then the router's. Its connections stay open.
+    let envoy = |method: &str, path: &str, presented: &str| {
         format!(
-            "{method} /authz/ext-authz{path} HTTP/1.1\r\nhost: hmi.local\r\ncontent-length: 0\r\n\
-             authorization: Bearer {token}\r\nx-envoy-internal: true\r\nx-forwarded-for: 10.0.0.9\r\n\
-             x-envoy-expected-rq-timeout-ms: 1000\r\nconnection: close\r\n\r\n"
+            "{method} /authz/ext-authz{path} HTTP/1.1\r\nhost: hmi.local\r\ncontent-length: 0\r\n{presented}\
+             x-envoy-internal: true\r\nx-forwarded-for: 10.0.0.9\r\nx-envoy-expected-rq-timeout-ms: 1000\r\n\r\n"
         )
     };
-    for (method, path) in [("GET", "/trends"), ("POST", "/trends?x=1"), ("GET", ""), ("GET", "/"), ("DELETE", "/a/b")] {
-        let refused = send(&pep, &envoy(method, path));
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    for (method, path) in [("GET", "/trends"), ("POST", "/1?x=1"), ("GET", ""), ("GET", "/"), ("DELETE", "/1")] {
+        let refused = last_words(&pep, &envoy(method, path, &bearer));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")), "{method} {path}");
     }
-    let may_read = device.ok(&["task", "begin", "pump", "--right", "read:http/hmi.local/*"])["token"].clone();
-    for (method, path, status) in [("GET", "/trends?x=1", 200), ("HEAD", "/a/b", 200), ("POST", "/trends", 403)] {
-        let asked = envoy(method, path).replace(&token, may_read.as_str().unwrap());
-        let answered = send(&pep, &asked);
-        assert_eq!(answered.status, status, "{method} {path}: {}", answered.head);
+    assert!(snippet("yaml\n# in the http_connection_manager").contains("patterns: [{ exact: hardtack-token }]"));
+    let own = format!("hardtack-token: {token}\r\n");
+    let both = format!("{bearer}{own}");
+    for (method, presented, status) in
+        [("GET", &bearer, 200), ("HEAD", &bearer, 200), ("GET", &own, 200), ("POST", &own, 403), ("GET", &both, 401)]
+    {
+        let answered = last_words(&pep, &envoy(method, "/1?x=1", presented));
+        assert_eq!(answered.status, status, "{method} {presented}: {}", answered.head);
     }
     for path in ["//", "/%ff", "/..", "/%2F", "/a%00"] {
-        let refused = send(&pep, &envoy("GET", path));
+        let refused = last_words(&pep, &envoy("GET", path, &bearer));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("malformed")), "{path}");
     }
-    let large =
-        send(&pep, &envoy("GET", "/a").replace("x-envoy-internal: true", &format!("x: {}", "a".repeat(17_000))));
+    let large = last_words(&pep, &envoy("GET", "/a", &format!("hardtack-token: {}\r\n", "a".repeat(17_000))));
     assert_eq!((large.status, large.header("hardtack-reason")), (403, Some("headers_too_large")));
 
     // AuthZEN: the token decides, whoever the subject claims to be.
@@ -371,6 +393,7 @@ fn what_traefik_and_envoy_send_is_understood() {
         assert_eq!(answer.status, 200, "{}", answer.body);
         serde_json::from_str::<Value>(&answer.body).unwrap()
     };
+    let token = device.begin();
     let allowed = evaluation(&token, "1");
     assert_eq!((&allowed["decision"], &allowed["context"]["reason"]), (&true.into(), &"allowed".into()));
     let refused = evaluation(&token, "../1");

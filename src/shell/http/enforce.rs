@@ -52,6 +52,17 @@ const FORWARD_AUTH: &str = "/authz/forward-auth";
 /// The longest host name that is looked at, by RFC 1035.
 const HOST_BYTES_MAX: usize = 253;
 
+const TWO_TOKENS: &str = "more than one token: present one, once";
+
+/// Where evaluations of AuthZEN are asked for.
+pub const EVALUATION: &str = "/access/v1/evaluation";
+
+/// Names a request of AuthZEN (10.1.3), and stands in its answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest name of a request that comes back.
+const REQUEST_ID_BYTES_MAX: usize = 256;
+
 /// The form in which a proxy asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
@@ -196,7 +207,7 @@ fn needed<'a>(head: &'a Parts, name: &str) -> Result<&'a str, Turned> {
 
 /// The token, from the one place that has it.
 fn presented(headers: &HeaderMap) -> Result<Option<&str>, Turned> {
-    let twice = || Turned::token(Some("invalid_request"), "invalid_request", "more than one token: present one, once");
+    let twice = || Turned::token(Some("invalid_request"), "invalid_request", TWO_TOKENS);
     if headers.get_all(header::AUTHORIZATION).iter().count() > 1 {
         return Err(twice());
     }
@@ -208,6 +219,18 @@ fn presented(headers: &HeaderMap) -> Result<Option<&str>, Turned> {
     match (bearer, header_once(headers, "hardtack-token")?) {
         (Some(_), Some(_)) => Err(twice()),
         (token, other) => Ok(token.or(other).filter(|token| !token.is_empty())),
+    }
+}
+
+/// Where the body has the token, no header presents one.
+///
+/// # Errors
+/// 400 if one does.
+pub fn presents_none(headers: &HeaderMap) -> Result<(), HttpProblem> {
+    match presented(headers) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(HttpProblem::invalid(TWO_TOKENS)),
+        Err(turned) => Err(HttpProblem::invalid(turned.detail)),
     }
 }
 

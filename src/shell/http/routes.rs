@@ -253,6 +253,7 @@ async fn answer(
             Request::Step(task, body::parse::<TakeStep>(&body::read(body, &api.limits).await?)?)
         }
         Endpoint::Authorize => {
+            enforce::presents_none(&head.headers)?;
             Request::Authorize(body::parse::<Authorize>(&body::read(body, &with_arguments(&api.limits)).await?)?)
         }
         Endpoint::Begin => {

@@ -21,7 +21,7 @@ use serde_json::{json, Map, Value};
 
 use super::problem::HttpProblem;
 use super::routes::text;
-use crate::agent::request::{Authorize, DecisionReply, Reason, Reply, Verdict};
+use crate::agent::request::{object, Authorize, DecisionReply, Reason, Reply, Verdict};
 use crate::ids::RiskClass;
 use crate::wire::arguments::Arguments;
 use crate::wire::token::canonical;
@@ -455,14 +455,17 @@ fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, sco
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct Evaluation {
     /// Who, as the enforcement point calls him: nothing hangs on it.
+    #[serde(deserialize_with = "object::one")]
     pub subject: Entity,
     /// What he does.
+    #[serde(deserialize_with = "object::one")]
     pub action: Action,
     /// To what.
+    #[serde(deserialize_with = "object::one")]
     pub resource: Entity,
     /// What else is known.
-    #[serde(default)]
-    pub context: Context,
+    #[serde(default, deserialize_with = "object::perhaps")]
+    pub context: Option<Context>,
 }
 
 /// A subject or a resource.
@@ -503,9 +506,9 @@ impl Evaluation {
     /// 400 if there is more than one token.
     pub fn asked(self, headers: &HeaderMap) -> Result<Authorize, HttpProblem> {
         let header = presented(headers).map_err(|turned| HttpProblem::invalid(turned.detail))?;
-        let Context { token, destination, risk } = self.context;
+        let Context { token, destination, risk } = self.context.unwrap_or_default();
         if header.is_some() && token.is_some() {
-            return Err(HttpProblem::invalid("more than one token: present one, once"));
+            return Err(HttpProblem::invalid(TWO_TOKENS));
         }
         let token = token.or(header.map(str::to_owned)).unwrap_or_default();
         let resource = format!("{}/{}", self.resource.kind, self.resource.id);

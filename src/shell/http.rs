@@ -443,7 +443,11 @@ impl Server {
         let server = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (server, peer) = (server.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.respond(request, peer).await) }
+            async move {
+                let id = enforce::request_id(request.uri().path(), request.headers());
+                let answer = server.respond(request, peer).await;
+                Ok::<_, std::convert::Infallible>(enforce::under_its_name(id, answer))
+            }
         });
         let head_max = self.limits.header_bytes_max.saturating_add(HEAD_SLACK);
         let connection = http1::Builder::new()

@@ -517,6 +517,22 @@ impl Evaluation {
     }
 }
 
+/// What an evaluation is called by who asks for it, in one header of visible ASCII.
+pub fn request_id(path: &str, headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut all = headers.get_all(REQUEST_ID).iter();
+    let id = all.next().filter(|_| all.next().is_none() && path == EVALUATION)?;
+    let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    fits.then(|| id.clone())
+}
+
+/// The answer, under the name of its request.
+pub fn under_its_name(id: Option<HeaderValue>, mut response: Response<Body>) -> Response<Body> {
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
 /// The answer to an evaluation: `decision`, and all that the agent says in `context`.
 pub fn evaluated(decision: &DecisionReply) -> Value {
     let context = serde_json::to_value(decision).unwrap_or_else(|_| Value::Object(Map::new()));

@@ -129,7 +129,7 @@ const ENFORCERS: &[Socket] = &[Socket::Pep];
 
 /// Every path there is.
 pub const ROUTES: &[Route] = &[
-    route(Method::Post, "/access/v1/evaluation", Endpoint::Evaluate, ENFORCERS),
+    route(Method::Post, enforce::EVALUATION, Endpoint::Evaluate, ENFORCERS),
     route(Method::Get, "/healthz", Endpoint::Healthz, EVERYWHERE),
     route(Method::Post, "/introspect", Endpoint::Introspect, ENFORCERS),
     route(Method::Get, "/metrics", Endpoint::Metrics, WORKLOADS),

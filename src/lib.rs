@@ -19,6 +19,10 @@
 pub mod agent;
 #[cfg(feature = "shell")]
 pub mod cli;
+#[cfg(feature = "agent")]
+#[cfg(test)]
+#[path = "../tests/it/support/complete.rs"]
+mod complete;
 pub mod config;
 pub mod fleet;
 pub mod ids;

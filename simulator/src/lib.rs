@@ -77,6 +77,9 @@ mod workload;
 mod world;
 
 #[cfg(test)]
+#[path = "../../tests/it/support/complete.rs"]
+mod complete;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

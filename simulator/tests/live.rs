@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "what fails to unwrap fails the test")]
 #![allow(clippy::print_stdout, reason = "a test that cannot run here says why")]
 
+#[path = "../../tests/it/support/complete.rs"]
+#[expect(dead_code, reason = "a broker is looked for elsewhere than in PATH too")]
+mod complete;
+
 use std::path::PathBuf;
 
 use hardtack_simulator::case::Case;
 use hardtack_simulator::live::{broker, play, Findings, Options, Verdict};
 use hardtack_simulator::report::Status;
 
-/// Set by `tests/run`, which has put everything in place: whatever cannot run there is a failure.
-const COMPLETE: &str = "HARDTACK_TESTS_COMPLETE";
+use self::complete::cannot_run;
 
 /// The program that is played with: the one that this test's build folder holds, for cargo gives a test only the programs of
 /// its own package.
@@ -27,8 +30,7 @@ fn can_run() -> bool {
     } else {
         return true;
     };
-    assert!(std::env::var_os(COMPLETE).is_none(), "{missing}");
-    println!("SKIPPED: {missing}");
+    cannot_run(&missing);
     false
 }
 

@@ -210,6 +210,9 @@ impl Agent {
             Some(before) => before,
             None => self.record_decision(decision, budgets, now, effects),
         };
+        if let Some(task) = judgement.task.as_ref().filter(|_| reason == Reason::Allowed) {
+            self.end_if_spent(&task.id, now, effects);
+        }
         Ok(Decided { judgement, reason, explain, audit, follows })
     }
 

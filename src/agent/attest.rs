@@ -41,6 +41,14 @@ pub fn may_be(asker: &[String], workload: &[String]) -> bool {
     same_user && (!placed || workload.iter().filter(is_place).all(|place| asker.contains(place)))
 }
 
+/// Whether a selector tells one workload from another. Who has a group or a document may be anybody else too: a planner that is in
+/// a group would have one step for each of its members, and its own.
+pub fn tells_apart(selector: &str) -> bool {
+    let shared =
+        ["oidc:", "spiffe:", "unix:gid:", "unix:group:", "unix:supplementary_gid:", "unix:supplementary_group:"];
+    !shared.iter().any(|kind| selector.starts_with(kind))
+}
+
 fn gather(evidence: &Evidence, process: Option<&Process>) -> Vec<String> {
     let mut seen = Seen(vec![format!("unix:uid:{}", evidence.uid)]);
     seen.add("unix:gid", evidence.gid.map(|gid| gid.to_string()).as_deref());

@@ -39,12 +39,15 @@ pub(super) enum Ending {
     Lost(&'static str),
     /// The fleet revoked it, or what it rests on.
     Revoked,
+    /// Its uses are spent.
+    UsesSpent,
 }
 
 impl Ending {
     const fn step(self) -> TaskStep {
         match self {
-            Self::Expired => TaskStep::Ended,
+            // What was handed out of it is refused for that itself.
+            Self::Expired | Self::UsesSpent => TaskStep::Ended,
             Self::Finished | Self::Gone(_) | Self::Lost(_) | Self::Revoked => TaskStep::Finished,
         }
     }
@@ -55,6 +58,7 @@ impl Ending {
             Self::Finished => "",
             Self::Gone(why) | Self::Lost(why) => why,
             Self::Revoked => "revoked by the fleet",
+            Self::UsesSpent => "its uses are spent",
         }
     }
 
@@ -71,6 +75,7 @@ impl Ending {
             Self::Gone(_) => Ended::Gone,
             Self::Lost(_) => Ended::Lost,
             Self::Revoked => Ended::Revoked,
+            Self::UsesSpent => Ended::UsesSpent,
         }
     }
 }
@@ -117,6 +122,17 @@ impl Agent {
         }
     }
 
+    /// Ends a task of which nothing can be used any more: neither it, nor a step that was taken before it was renewed.
+    pub(super) fn end_if_spent(&mut self, id: &TaskId, now: Now, effects: &mut Effects) {
+        let spent = |task: &&StoredTask| {
+            let held = task.holds_credential() && self.wallet.uses_left(task) == Some(0);
+            held && self.usable_steps(task).next().is_none()
+        };
+        if let Some(task) = self.wallet.task(id).filter(spent).cloned() {
+            self.end_task(task, Ending::UsesSpent, now, effects);
+        }
+    }
+
     /// Ends every live task that a revocation covers: by its own name, or by anything that its credential rests on.
     pub(super) fn end_revoked_tasks(&mut self, now: Now, effects: &mut Effects) {
         let live = self.wallet.tasks().filter(|task| !task.finished);
@@ -158,6 +174,7 @@ impl Agent {
             let guess = match (known.finished, by_rule) {
                 (true, true) => Ended::Revoked,
                 (true, false) => Ended::Finished,
+                (false, _) if self.wallet.uses_left(known) == Some(0) => Ended::UsesSpent,
                 (false, _) => Ended::Expired,
             };
             return Some(ended(task, Some(how.unwrap_or(guess))));

@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 
 use super::effects::{Effects, FileWrite, LogEvent, StateFile};
 use super::ending::Ending;
-use super::request::Origin;
 use super::start::grant_of;
 use super::sync::GrantsAsked;
 use super::wallet::{Activation, Grant, StoredTask};
@@ -221,12 +220,8 @@ impl Agent {
                 effects.batch.put(FileWrite { file, content: loss.to_file() });
             }
         }
-        let (floor, stand) = (self.clock.floor(), self.clock.stand());
-        let shift = self.wallet.shift();
-        let over = |task: &&StoredTask| match task.origin {
-            Origin::Fallback => task.end(&stand, shift) < stand.powered,
-            Origin::Issued => task.end(&stand, shift) < floor,
-        };
+        let (stand, shift) = (self.clock.stand(), self.wallet.shift());
+        let over = |task: &&StoredTask| task.end(&stand, shift) < stand.powered;
         if self.wallet.may_have_ended(&stand) {
             let held = |task: &&StoredTask| task.holds_credential();
             let ended: Vec<StoredTask> = self.wallet.tasks().filter(held).filter(over).cloned().collect();

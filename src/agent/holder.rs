@@ -133,13 +133,14 @@ pub(super) fn is_his(evidence: &Evidence, task: &StoredTask) -> bool {
 
 /// The answer to who asks about a task that is not his.
 pub(super) fn not_his(evidence: &Evidence, task: &TaskId) -> Reply {
+    let seen = selectors(evidence);
     let detail = match evidence.process {
         Peer::Gone => gone().explain,
         Peer::Known(_) | Peer::Unknown => {
             format!("no task {task} of yours, by the user and whatever else it was begun by; it may have ended")
         }
     };
-    Reply::Problem(Problem::new(ProblemCode::NotFound, detail))
+    Reply::Problem(Problem { seen, ..Problem::new(ProblemCode::NotFound, detail) })
 }
 
 fn gone() -> Denial {
@@ -219,7 +220,10 @@ impl Agent {
 
     /// Keeps an answer for who asks again, as long as the task lives.
     pub(super) fn keep_answer(&mut self, want: &Want, reply: &TaskReply, made: Made) {
-        let Some(key) = want.begin.key.clone().filter(|_| !want.renews) else { return };
+        if want.renews {
+            return self.answered.renew(reply, made);
+        }
+        let Some(key) = want.begin.key.clone() else { return };
         let kept = Kept { begin: want.begin.clone(), selectors: want.selectors.clone(), reply: reply.clone(), made };
         self.answered.0.insert((want.uid, key), kept);
     }
@@ -242,6 +246,13 @@ struct Kept {
 }
 
 impl Answered {
+    /// The task has another credential.
+    fn renew(&mut self, reply: &TaskReply, made: Made) {
+        for kept in self.0.values_mut().filter(|kept| kept.reply.task_id == reply.task_id) {
+            (kept.reply, kept.made) = (reply.clone(), made);
+        }
+    }
+
     /// The task has ended.
     pub(super) fn forget(&mut self, task: &TaskId) {
         self.0.retain(|_, kept| kept.reply.task_id != *task);

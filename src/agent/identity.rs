@@ -83,7 +83,7 @@ impl Agent {
     }
 
     /// A task that is renewed rests on what it was begun with, as long as the issuer's key does.
-    fn prove_again(&self, before: &Proved) -> Result<Proved, Fault> {
+    pub(super) fn prove_again(&self, before: &Proved) -> Result<Proved, Fault> {
         let Initiator { issuer, .. } = &before.initiator;
         let known = self.trust.identities.iter().find(|known| known.name == *issuer);
         let known = known.ok_or_else(|| {

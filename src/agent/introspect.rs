@@ -84,8 +84,7 @@ impl Agent {
         })))
     }
 
-    /// The rights of a token that all of it would be allowed for now, of those that a scope can tell: its checks may be narrower
-    /// than they are.
+    /// The rights of a token that all of it would be allowed for now: its checks may be narrower than they are.
     ///
     /// # Errors
     /// Why it is good for none of them, or what of all that was tried could not be found out.
@@ -113,8 +112,7 @@ impl Agent {
         };
         let mut scope = Vec::with_capacity(rights.len());
         let mut first: Option<Denial> = None;
-        // What cannot be told is not decided either.
-        for right in rights.iter().filter(|right| right.scope_token().is_some()) {
+        for right in &rights {
             match round.check(right) {
                 Ok(()) => scope.push(right.clone()),
                 Err(denial) if UNKNOWN.contains(&denial.reason) => return Err(denial),

@@ -344,7 +344,8 @@ impl Agent {
         let flight = self.trail.oldest_flight().filter(|_| self.uplink.is_online());
         let flight = flight.map(|sent| Millis(sent.0 + resend));
         let damped = self.damper.left(now).map(in_a);
-        let others = [segment, self.flood.deadline(self.rate()), self.next_wait(), damped, reading, flight];
+        let ends = self.wallet.next_end_in(&self.clock.stand()).map(in_a);
+        let others = [segment, self.flood.deadline(self.rate()), self.next_wait(), damped, reading, flight, ends];
         let deadlines = due.into_iter().chain(others.into_iter().flatten()).chain(wants);
         deadlines.min().unwrap_or(now).max(Millis(now.0 + 1))
     }

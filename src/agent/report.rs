@@ -74,16 +74,13 @@ impl Agent {
 
     /// The steps of a task that can be used still: as many as are remembered at the most.
     fn list_steps(&self, task: &StoredTask) -> Vec<StepSummary> {
-        let (stand, shift) = (self.clock.stand(), self.wallet.shift());
-        let lives = |step: &StoredStep| step.made.end(&stand, shift) >= stand.powered;
-        let usable = |step: &&StoredStep| lives(step) && self.wallet.used(&step.made.block) == 0;
         let summary = |step: &StoredStep| StepSummary {
             step_id: step.named.id.clone(),
             executor: step.executor.clone(),
             expires_in_s: self.step_left(task, step).secs(),
             decision_id: record_id(&self.device, step.named.era, step.named.index),
         };
-        task.steps.iter().filter(usable).map(summary).collect()
+        self.usable_steps(task).map(summary).collect()
     }
 
     /// Offline is not unhealthy: ready means that decisions can be made and recorded.

@@ -804,6 +804,8 @@ pub enum Ended {
     Lost,
     /// The fleet revoked it, or what it rests on.
     Revoked,
+    /// Its uses are spent.
+    UsesSpent,
 }
 
 impl Ended {
@@ -815,6 +817,7 @@ impl Ended {
             Self::Gone => "gone",
             Self::Lost => "lost",
             Self::Revoked => "revoked",
+            Self::UsesSpent => "uses_spent",
         }
     }
 }

@@ -605,6 +605,14 @@ impl Rig {
 
     /// Begins a task that the issuer mints, as `edit` makes it, for the user 1001.
     pub(crate) fn begin_issued(&mut self, begin: BeginTask, edit: impl FnOnce(&mut TaskSpec)) -> TaskReply {
+        match self.answer_begin(begin, edit) {
+            Reply::Task(task) => task,
+            other => panic!("no task: {other:?}"),
+        }
+    }
+
+    /// What a program is answered to whom the issuer gives a task.
+    pub(crate) fn answer_begin(&mut self, begin: BeginTask, edit: impl FnOnce(&mut TaskSpec)) -> Reply {
         let evidence = self.evidence(1001, Socket::Agent);
         self.input(Input::Request { id: RequestId(1), evidence, request: Request::Begin(begin) });
         self.serve(Timestamp(0));
@@ -633,10 +641,7 @@ impl Rig {
         let answer = Answer::seal(&request, &LinkReply::Task(token), &mut self.rng).unwrap();
         let payload = Signed::sign(&answer, &self.fleet, &[&self.service]).to_bytes();
         self.message(Topic::DownAnswer(self.device.clone()).text(&self.fleet), payload);
-        match self.replies.pop() {
-            Some((_, Reply::Task(task))) => task,
-            other => panic!("no task: {other:?}"),
-        }
+        self.replies.pop().expect("answered").1
     }
 
     /// Another grant like the first.

@@ -8,6 +8,7 @@
 //! and `may_begin`, since those may have the task's rights anyway), but not itself; it may give them what its own task may do,
 //! and no more of it than the task has uses and time.
 
+use super::attest::{selectors, tells_apart};
 use super::decide::{Judgement, Purpose};
 use super::effects::Effects;
 use super::request::{Authorize, Evidence, Problem, ProblemCode, Reason, Reply, StepReply, TakeStep};
@@ -17,8 +18,9 @@ use super::wallet::{Made, StoredStep, StoredTask, FILE_BYTES_MAX};
 use super::{shorten, Agent, Now};
 use crate::ids::{BlockId, EraId, Hash, StepId, TaskId};
 use crate::mutant::{active, Mutant};
-use crate::time::{Millis, Timestamp};
+use crate::time::Millis;
 use crate::wire::audit::{Event, NamedStep, TaskEvent, TaskStep};
+use crate::wire::identity::FaultKind;
 use crate::wire::link::Right;
 use crate::wire::token::{covered, to_text, Held, StepBlock, EXCHANGE};
 use crate::wire::Refused;
@@ -71,7 +73,7 @@ impl Agent {
             Some(planned) => self.keep_step(planned, ask, (decided.audit.index, decision_id), now, effects),
             None => {
                 let denial = Denial::new(decided.reason, decided.explain).by(decided.judgement.by());
-                self.no_step(&denial, &decision_id)
+                self.no_step(&denial, selectors(evidence), &decision_id)
             }
         }
     }
@@ -80,7 +82,9 @@ impl Agent {
     fn plan_step(&mut self, ask: &TakeStep, judgement: &Judgement) -> Result<Planned, Denial> {
         let no_task = || Denial::new(Reason::CheckFailed, "the credential is of no task of this agent");
         let mut task = judgement.task.clone().ok_or_else(no_task)?;
+        let presented = judgement.verified.clone().ok_or_else(no_task)?;
         check_executor(&task, &judgement.workload, &ask.executor)?;
+        self.check_initiator(&task)?;
         let wide = ask.rights.iter().find(|right| !covered(right, &task.rights));
         if let Some(wide) = wide.filter(|_| !active(Mutant::StepWiderThanTask)) {
             let explain = format!(
@@ -98,13 +102,24 @@ impl Agent {
             );
             return Err(Denial::new(Reason::UsesSpent, explain));
         }
+        let rests_on = task.budget.filter(|budget| presented.chain().any(|block| block == budget));
+        if rests_on != task.budget {
+            let explain = "the task was renewed, and its uses went over to the newer credential; exchange that one";
+            return Err(Denial::new(Reason::UsesSpent, explain));
+        }
+        if self.uses_unplanned(&task) == Some(0) {
+            let explain = "what uses the task has left are those of steps that were taken and not used yet; use them, or let them end";
+            return Err(Denial::new(Reason::UsesSpent, explain));
+        }
         self.make_room_for_step(&mut task)?;
         let id = self.new_step_id();
         let ttl = Millis::from_secs(ask.ttl_s);
-        let ends = task.made.first().map_or(Timestamp::MAX, |made| made.ends).min(self.dated(ttl));
-        // The task is renewed, and forgets that it was, while the step is still in use.
+        // What was presented may have been narrowed. The task is renewed, and forgets that it was, while the step is still in use.
+        let rests: Vec<Made> = presented.chain().filter_map(|block| self.wallet.made_by(block)).copied().collect();
         let (stand, shift) = (self.clock.stand(), self.wallet.shift());
-        let left = task.made.first().map_or(Millis(0), |made| made.end(&stand, shift).since(stand.powered));
+        let ends = rests.iter().map(|made| made.ends).chain([presented.claims.expires, self.dated(ttl)]).min();
+        let ends = ends.unwrap_or_default();
+        let left = rests.iter().map(|made| made.end(&stand, shift)).min().unwrap_or_default().since(stand.powered);
         let block = StepBlock {
             task: &task.id,
             step: &id,
@@ -135,12 +150,36 @@ impl Agent {
             made: Made { block, ends, life: Some(self.life(ttl.min(left))) },
             executor: ask.executor.clone(),
             rights: ask.rights.clone(),
+            rests_on,
             key,
             checks: Vec::new(),
             scope: Vec::new(),
         });
         check_file(&task)?;
         Ok(Planned { task, token, chain })
+    }
+
+    /// Uses of a task's newest credential that are neither spent nor those of steps that may be used still, if they are bounded.
+    pub(super) fn uses_unplanned(&self, task: &StoredTask) -> Option<u64> {
+        let planned = self.usable_steps(task).filter(|step| step.rests_on.is_some() && step.rests_on == task.budget);
+        let planned = u64::try_from(planned.count()).unwrap_or(u64::MAX);
+        self.wallet.uses_left(task).map(|left| left.saturating_sub(planned))
+    }
+
+    /// Steps of a task that can be used still.
+    pub(super) fn usable_steps<'t>(&'t self, task: &'t StoredTask) -> impl Iterator<Item = &'t StoredStep> {
+        let (stand, shift) = (self.clock.stand(), self.wallet.shift());
+        let lives = move |step: &&StoredStep| step.made.end(&stand, shift) >= stand.powered;
+        task.steps.iter().filter(lives).filter(|step| self.wallet.used(&step.made.block) == 0)
+    }
+
+    /// An exchange rests on whoever initiated the task, as a renewal does.
+    fn check_initiator(&self, task: &StoredTask) -> Result<(), Denial> {
+        let proved = task.proved.as_ref().map_or(Ok(()), |before| self.prove_again(before).map(|_| ()));
+        proved.map_err(|fault| {
+            let reason = if fault.kind == FaultKind::Expired { Reason::Expired } else { Reason::Revoked };
+            Denial::new(reason, fault.detail)
+        })
     }
 
     /// Forgets steps that are proven to have ended, if there is need, and says where there is no room all the same.
@@ -196,7 +235,7 @@ impl Agent {
     ) -> Reply {
         let Planned { mut task, token, chain } = planned;
         let era = self.trail.era();
-        let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), &decision_id) };
+        let Some(step) = task.steps.last_mut() else { return self.no_step(&lost(), Vec::new(), &decision_id) };
         (step.named.era, step.named.index) = (era, index);
         let step = step.clone();
         let named = step.named.clone();
@@ -231,10 +270,10 @@ impl Agent {
         Reply::Step(reply)
     }
 
-    /// A refusal, and where it is recorded.
-    fn no_step(&self, denial: &Denial, decision_id: &str) -> Reply {
+    /// A refusal, who was seen, and where it is recorded.
+    fn no_step(&self, denial: &Denial, seen: Vec<String>, decision_id: &str) -> Reply {
         let detail = format!("{} (recorded as {decision_id})", denial.explain);
-        Reply::Problem(Problem { detail, ..self.refusal(denial) })
+        Reply::Problem(Problem { detail, seen, ..self.refusal(denial) })
     }
 }
 
@@ -255,6 +294,12 @@ fn check_executor(task: &StoredTask, planner: &[String], executor: &String) -> R
     let itself = planner.contains(executor) || task.selectors.contains(executor);
     if itself && !active(Mutant::StepForPlanner) {
         let explain = format!("{executor} is the planner itself; a step is for another workload");
+        return Err(Denial::new(Reason::WrongWorkload, explain));
+    }
+    if !tells_apart(executor) && !active(Mutant::StepForUnnamed) {
+        let explain = format!(
+            "{executor} may be the planner too, and a step is for another workload; name a user, a unit, a container or a program"
+        );
         return Err(Denial::new(Reason::WrongWorkload, explain));
     }
     if !task.executors.contains(executor) && !active(Mutant::StepForUnnamed) {

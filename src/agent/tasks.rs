@@ -206,7 +206,8 @@ impl Agent {
         self.wants.insert(nonce, want);
     }
 
-    /// The issuer's token came: it enters the wallet unchanged, the workload gets a child.
+    /// The issuer's token came: it enters the wallet unchanged, the workload gets a child. One that may have ended before it could
+    /// be used, because it is short and the time is known no better, gives way to the fallback grant, which is dated by this device.
     pub(super) fn issued(&mut self, want: Want, token: Vec<u8>, now: Now, effects: &mut Effects) {
         let taken = self.still_wanted(&want).and_then(|()| self.take_issued(&want, &token, now, effects));
         let reply = match taken {
@@ -223,8 +224,14 @@ impl Agent {
             && claims.device.as_deref() == Some(self.device.as_str())
             && claims.fleet == self.fleet.as_str()
             && claims.tasks == [want.task.to_string()];
-        if !ours || claims.expires <= self.clock.powered() {
+        if !ours {
             return Err(Denial::new(Reason::Malformed, "the issuer answered with a token for something else"));
+        }
+        if claims.expires <= self.clock.powered() {
+            let narrowed = self.choose_grant(want).and_then(|grant| self.narrow(want, &grant, now, effects));
+            let short =
+                "for all that this device knows of the time, what the issuer gave has ended by now; ask for longer";
+            return narrowed.map_err(|_| Denial::new(Reason::TimeUntrusted, short));
         }
         // The grant behind it says by which selector it was begun; where it is not here, by the most special one.
         let grant = self.wallet.grant(&claims.grant);
@@ -250,7 +257,7 @@ impl Agent {
         };
         let task = self.stored(want, &fresh)?;
         // What was used while the issuer was waited for is used of the new one too.
-        let left = self.wallet.task(&want.task).and_then(|old| self.wallet.uses_left(old));
+        let left = self.wallet.task(&want.task).and_then(|old| self.uses_unplanned(old));
         if let Some(((block, max), left)) = budget.zip(left) {
             self.wallet.restore(Budget { block, used: max.saturating_sub(left), until: claims.expires });
         }
@@ -406,9 +413,9 @@ impl Agent {
         made.may_live(&self.clock.stand(), self.wallet.shift())
     }
 
-    /// A renewed task goes on with the uses that it has left.
+    /// A renewed task goes on with the uses that it has left, but for those of its steps.
     fn uses_asked(&self, want: &Want) -> Option<u64> {
-        self.wallet.task(&want.task).map_or(want.begin.uses, |old| self.wallet.uses_left(old))
+        self.wallet.task(&want.task).map_or(want.begin.uses, |old| self.uses_unplanned(old))
     }
 
     /// What is kept of a task with a fresh credential, and of what was handed out of it before.
@@ -454,11 +461,12 @@ impl Agent {
         let Fresh { origin, grant, owner, narrowed, budget, .. } = fresh;
         let Narrowed { child, chain, .. } = narrowed;
         let newest = Made { block: chain.last().copied().unwrap_or_default(), ends: fresh.ends, life: fresh.life };
-        // What was handed out before keeps its own end, but no uses of its own.
+        // What was handed out before keeps its own end, but no uses of its own: those alone of steps that may be used still.
         let old = self.wallet.task(&want.task);
         let spent = old.and_then(|old| {
             let until = old.made.first().map_or(newest.ends, Made::lapses);
-            old.budget.map(|block| Budget { block, used: u64::MAX, until })
+            let unplanned = self.uses_unplanned(old).unwrap_or_default();
+            old.budget.map(|block| Budget { block, used: self.wallet.used(&block).saturating_add(unplanned), until })
         });
         spent.iter().for_each(|budget| self.wallet.restore(*budget));
         effects.outgoing.ties.extend(task.ties.iter().map(|tie| TieCommand::Watch(*tie)));
@@ -513,7 +521,11 @@ impl Agent {
     ) -> Option<Reply> {
         let stand = self.clock.stand();
         let caller = selectors(evidence);
-        let live = self.wallet.live(stand).find(|live| live.id == *task && live.is_of(&caller)).cloned();
+        // One that was used up is told so.
+        let used_up = |task: &StoredTask| !task.finished && self.wallet.uses_left(task) == Some(0);
+        let lives = |task: &&StoredTask| task.end(&stand, self.wallet.shift()) >= stand.powered;
+        let live = self.wallet.task(task).filter(|task| task.holds_credential() || used_up(task)).filter(lives);
+        let live = live.filter(|live| live.is_of(&caller)).cloned();
         let Some(live) = live else { return Some(not_his(evidence, task)) };
         if live.made.iter().filter(|made| self.may_live(made)).count() + 2 > MADE_MAX {
             let detail = "the task was renewed too often; wait until the credentials before have ended";
@@ -527,7 +539,7 @@ impl Agent {
             task: live.class.clone(),
             rights: live.rights.clone(),
             ttl_s: live.ttl_s,
-            uses: self.wallet.uses_left(&live),
+            uses: self.uses_unplanned(&live),
             planner: live.purpose == Purpose::Plan,
             reason: Some("renewed".into()),
             holder: None,
@@ -535,8 +547,9 @@ impl Agent {
             identity: None,
             key: None,
         };
-        if self.wallet.uses_left(&live) == Some(0) {
-            let denial = Denial::new(Reason::UsesSpent, "the task's uses are spent; begin another");
+        if begin.uses == Some(0) {
+            let denial =
+                Denial::new(Reason::UsesSpent, "the task's uses are spent, or those of its steps; begin another");
             return Some(self.refuse_task(&begin, Some(live.id), &caller, denial, now, effects));
         }
         self.begin_task(id, evidence, begin, Some(live.id), now, effects)

@@ -981,6 +981,45 @@ fn a_revoked_device_is_free_again_when_the_rule_ends() {
     assert_ne!(rig.agent.mode(), Mode::Locked);
 }
 
+/// What the issuer gives counts from its clock, and this device cannot tell that it is not past the end.
+#[test]
+fn what_the_issuer_gives_too_short_comes_from_the_grant() {
+    for with_grant in [true, false] {
+        let mut rig = Rig::with(|spec| {
+            if !with_grant {
+                spec.may_begin = vec![("unix:uid:9".into(), "pump".parse().unwrap())];
+            }
+        });
+        rig.sync();
+        let begin = BeginTask {
+            task: "pump".parse().unwrap(),
+            rights: vec![right("modbus/*", "read")],
+            ttl_s: 2,
+            uses: None,
+            planner: false,
+            reason: None,
+            holder: None,
+            lease: None,
+            identity: None,
+            key: None,
+        };
+        let reply = rig.answer_begin(begin, |spec| {
+            spec.issued = spec.issued - Millis(10_000);
+            spec.expires = spec.issued + Millis(2000);
+        });
+        match reply {
+            Reply::Task(task) if with_grant => {
+                assert_eq!(task.origin, Origin::Fallback);
+                check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+            }
+            Reply::Problem(problem) if !with_grant => {
+                assert_eq!(problem.code, ProblemCode::Denied(Reason::TimeUntrusted), "{}", problem.detail);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn credentials_are_looked_at_again_when_the_clock_moves() {
     let mut rig = Rig::new();

@@ -12,6 +12,7 @@ use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::attest::tells_apart;
 use super::clock::Stand;
 use super::effects::Budget;
 use super::ending::Ending;
@@ -142,6 +143,8 @@ pub struct StoredStep {
     pub executor: String,
     /// What it may do.
     pub rights: Vec<Right>,
+    /// The block under which the uses of the task's credential are counted that it was taken of, if those are bounded.
+    pub rests_on: Option<BlockId>,
     /// The SHA-256 of the key under which it was asked for, if it was under one.
     pub key: Option<Hash>,
     /// The further checks after its block, where it was narrowed further.
@@ -415,7 +418,7 @@ impl Wallet {
 
     /// Live tasks.
     pub fn live(&self, stand: Stand) -> impl Iterator<Item = &StoredTask> {
-        self.tasks.values().filter(move |task| !task.finished && task.end(&stand, self.shift) >= stand.powered)
+        self.tasks.values().filter(move |task| task.holds_credential() && task.end(&stand, self.shift) >= stand.powered)
     }
 
     /// Whether the newest credential of a task that holds one may have ended.
@@ -429,6 +432,12 @@ impl Wallet {
         let next_end = holds.map(|task| task.end(stand, self.shift)).min().unwrap_or(Timestamp::MAX);
         self.next_end = Some(next_end);
         by > next_end
+    }
+
+    /// How long it takes at the least until a task that holds a credential may have ended, if there is one.
+    pub fn next_end_in(&self, stand: &Stand) -> Option<Millis> {
+        let next_end = self.next_end.filter(|next_end| *next_end < Timestamp::MAX)?;
+        Some((next_end + Millis(1)).since(stand.powered))
     }
 
     /// Puts a task in, in the place of one with the same id.
@@ -632,8 +641,8 @@ impl Grant {
     /// For whom planners of a class of task may take steps: whom the grant names for that, and who may begin such a task anyway.
     pub fn executors(&self, class: &TaskClass) -> Vec<String> {
         let named = self.claims.may_step.iter().chain(&self.claims.may_begin);
-        let named = named.filter(|(_, named)| named == class.as_str()).map(|(selector, _)| selector.clone());
-        named.collect::<BTreeSet<_>>().into_iter().collect()
+        let named = named.filter(|(selector, named)| named == class.as_str() && tells_apart(selector));
+        named.map(|(selector, _)| selector.clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Whether its rights of a class cover every right asked for.

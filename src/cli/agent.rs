@@ -15,7 +15,7 @@ use super::time::{self, TimeCommand};
 use super::{dev, DeviceFlags, Exit, Failure, Globals};
 use crate::config::Config;
 use crate::shell::foresee::foresee;
-use crate::shell::http::Sockets;
+use crate::shell::http::{socket_groups, Sockets};
 use crate::shell::inbox::Inbox;
 use crate::shell::peer::Hashing;
 use crate::shell::run::{self, Machine, RunError, Running};
@@ -149,7 +149,8 @@ struct Checked {
 }
 
 fn check(config: &Config, globals: &Globals) -> Result<Exit, Failure> {
-    let foreseen = foresee(&machine(config));
+    let mut foreseen = foresee(&machine(config));
+    foreseen.problems.extend(socket_groups(&config.sockets).err().map(|error| error.to_string()));
     let checked = Checked {
         ok: foreseen.problems.is_empty(),
         state_dir: config.state_dir.display().to_string(),

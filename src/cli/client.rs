@@ -69,7 +69,7 @@ pub enum TaskCommand {
     List,
     /// Exchange a planner's credential for a step, and print its credential: one use, for another workload
     Step(StepArgs),
-    /// Wait until a task ends, and print how: finished (exits 0), expired (4), revoked (5), gone with what held it (1), or lost track of by the agent (1)
+    /// Wait until a task ends, and print how: finished (exits 0), expired (4), revoked (5), used up (3), gone with what held it (1), or lost track of by the agent (1)
     Wait {
         /// The task
         task: TaskId,
@@ -337,6 +337,7 @@ const fn exit_of(how: Ended) -> Exit {
         Ended::Gone => Exit::Failure,
         Ended::Lost => Exit::Failure,
         Ended::Revoked => Exit::Revoked,
+        Ended::UsesSpent => Exit::Denied,
     }
 }
 
@@ -609,8 +610,8 @@ mod tests {
 
     #[test]
     fn a_wait_tells_by_its_number_how_the_task_ended() {
-        let all = [Ended::Finished, Ended::Gone, Ended::Lost, Ended::Expired, Ended::Revoked];
-        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 1, 4, 5]);
+        let all = [Ended::Finished, Ended::Gone, Ended::Lost, Ended::UsesSpent, Ended::Expired, Ended::Revoked];
+        assert_eq!(all.map(|how| exit_of(how) as u8), [0, 1, 1, 3, 4, 5]);
     }
 
     #[test]

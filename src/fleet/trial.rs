@@ -355,6 +355,7 @@ impl Trial {
             made,
             executor: selector.to_owned(),
             rights: case.rights.clone(),
+            rests_on: None,
             key: None,
             checks: Vec::new(),
             scope: Vec::new(),

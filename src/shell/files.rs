@@ -40,7 +40,7 @@ pub enum FileError {
     },
     /// It belongs to another user.
     #[error(
-        "{} belongs to uid {owner}, this program runs as uid {uid}: run it as that user, or `chown {uid} {}`",
+        "{} belongs to uid {owner}, this program runs as uid {uid}: run it as that user, or, where nobody else uses it, `chown {uid} {}`",
         path.display(),
         path.display()
     )]

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod enforce;
+pub mod framing;
 pub mod limits;
 pub mod loopback;
 pub mod oauth;
@@ -110,6 +111,18 @@ pub struct Sockets {
     enforcers: Arc<[u32]>,
 }
 
+/// The numbers of the groups to which `pep.sock` and `admin.sock` are given, if those are not the agent's own.
+///
+/// # Errors
+/// [`BindError::NoGroup`].
+pub fn socket_groups(config: &SocketsConfig) -> Result<(Option<u32>, Option<u32>), BindError> {
+    let number = |group: &Option<String>| {
+        let number = |group: &String| group_number(group).ok_or_else(|| BindError::NoGroup(group.clone()));
+        group.as_ref().map(number).transpose()
+    };
+    Ok((number(&config.pep_group)?, number(&config.admin_group)?))
+}
+
 /// File name and mode of a socket.
 pub const fn socket_file(socket: Socket) -> (&'static str, u32) {
     match socket {
@@ -134,11 +147,7 @@ impl Sockets {
     /// # Errors
     /// See [`BindError`].
     pub fn bind_for(run_dir: &Path, config: &SocketsConfig) -> Result<Self, BindError> {
-        let number = |group: &Option<String>| {
-            let number = |group: &String| group_number(group).ok_or_else(|| BindError::NoGroup(group.clone()));
-            group.as_ref().map(number).transpose()
-        };
-        let (pep, admin) = (number(&config.pep_group)?, number(&config.admin_group)?);
+        let (pep, admin) = socket_groups(config)?;
         make_run_dir(run_dir)?;
         let (mut listeners, mut paths) = (Vec::new(), Vec::new());
         for socket in [Socket::Admin, Socket::Agent, Socket::Pep] {
@@ -441,11 +450,12 @@ impl Server {
     {
         let patience = Duration::from_millis(self.limits.read_ms);
         let server = self.clone();
+        let (stream, heads) = framing::watch(stream);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (server, peer) = (server.clone(), peer.clone());
+            let (server, peer, clear) = (server.clone(), peer.clone(), heads.next(&request));
             async move {
                 let id = enforce::request_id(request.uri().path(), request.headers());
-                let answer = server.respond(request, peer).await;
+                let answer = server.respond(request, clear, peer).await;
                 Ok::<_, std::convert::Infallible>(enforce::under_its_name(id, answer))
             }
         });
@@ -467,7 +477,12 @@ impl Server {
         let _ = connection.await;
     }
 
-    async fn respond(&self, mut request: hyper::Request<Incoming>, peer: Arc<Attested>) -> Response {
+    async fn respond(
+        &self,
+        mut request: hyper::Request<Incoming>,
+        clear: Result<(), HttpProblem>,
+        peer: Arc<Attested>,
+    ) -> Response {
         let proxys = enforce::is_proxys(request.uri().path());
         let refused = |problem: HttpProblem| match self.socket {
             Socket::Pep if proxys => enforce::unanswered(&problem),
@@ -476,8 +491,8 @@ impl Server {
         if head_bytes(&request) > self.limits.header_bytes_max {
             return refused(HttpProblem::headers_too_large(self.limits.header_bytes_max));
         }
-        let meant = self.own.map_or(Ok(()), |own| loopback::guard(request.headers(), own, proxys));
-        if let Err(problem) = meant {
+        let meant = || self.own.map_or(Ok(()), |own| loopback::guard(request.headers(), own, proxys));
+        if let Err(problem) = clear.and_then(|()| meant()) {
             return refused(problem);
         }
         let _permit = match self.gate.request(peer.uid(), clock::now().boottime) {

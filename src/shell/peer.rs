@@ -142,6 +142,8 @@ pub struct Attestor {
     boot: Option<BootId>,
     names: Names,
     digests: Option<Digests>,
+    /// Which control groups a process is in.
+    cgroup: fn(Pid) -> io::Result<Option<String>>,
 }
 
 impl Attestor {
@@ -151,7 +153,7 @@ impl Attestor {
             Hashing::Off => None,
             Hashing::Sha256 => Some(Digests::default()),
         };
-        Self { boot: clock::boot_of_processes(), names: Names::default(), digests }
+        Self { boot: clock::boot_of_processes(), names: Names::default(), digests, cgroup: proc::cgroup }
     }
 
     /// Reads who a caller is. It may wait for a disk: not for a thread that others wait for.
@@ -215,7 +217,7 @@ impl Attestor {
         let stat = proc::stat(pid)?;
         let id = ProcessId { boot: self.boot?, pid: pid.as_raw_nonzero().get().unsigned_abs(), started: stat.started };
         // Whoever is not seen in its container must not pass for one that is in none.
-        let cgroup = proc::cgroup(pid).ok()?;
+        let cgroup = (self.cgroup)(pid).ok()?;
         let program = proc::program(pid);
         let sha256 = self.digests.as_ref().and_then(|digests| digests.of(pid));
         // Last: a program that has gained or dropped rights since it connected is not the one that did.

@@ -302,9 +302,9 @@ impl Keeper {
         self.say(Said::Begun(report.task.clone())).await;
         let over = tokio::select! {
             over = self.until_ended(&report.task) => over,
-            over = self.renew(&report) => over,
+            over = self.renew(&report) => Said::Over(over),
         };
-        self.say(Said::Over(over)).await;
+        self.say(over).await;
     }
 
     async fn say(&self, said: Said) {
@@ -313,14 +313,22 @@ impl Keeper {
     }
 
     /// Asks the agent how the task stands. An agent that is away for a while is asked again: the task lives on meanwhile.
-    async fn until_ended(&self, task: &TaskId) -> String {
+    async fn until_ended(&self, task: &TaskId) -> Said {
         let path = format!("/v1/tasks/{task}/wait");
         let mut noted = false;
         loop {
             let trouble = match self.client.send("GET", &path, Vec::new()).await {
-                Ok(answer) if answer.status == 404 => return format!("the agent knows task {task} no more"),
+                Ok(answer) if answer.status == 404 => {
+                    return Said::Over(format!("the agent knows task {task} no more"));
+                }
                 Ok(answer) => match answered::<EndedReply>(&answer) {
-                    Ok(EndedReply { ended: Some(how), .. }) => return format!("task {task} {}", told(how)),
+                    // Whoever has used the last is about to do what that was for.
+                    Ok(EndedReply { ended: Some(Ended::UsesSpent), .. }) => {
+                        return Said::Note(format!("the uses of task {task} are spent: the command goes on without"));
+                    }
+                    Ok(EndedReply { ended: Some(how), .. }) => {
+                        return Said::Over(format!("task {task} {}", told(how)));
+                    }
                     Ok(EndedReply { ended: None, .. }) => {
                         noted = false;
                         continue;
@@ -403,6 +411,7 @@ const fn told(how: Ended) -> &'static str {
         Ended::Gone => "ended with what held it",
         Ended::Lost => "ended: the device lost track of it",
         Ended::Revoked => "was revoked",
+        Ended::UsesSpent => "has no use left",
     }
 }
 

@@ -14,7 +14,7 @@ use super::envelope::Document;
 use super::revocation::set::PartKey;
 use super::revocation::Position;
 use super::seal::{Sealed, SealingKey, SealingPublic};
-use super::{decode, encode, Refused, MESSAGE_BYTES_MAX};
+use super::{decode, encode, percent, Refused, MESSAGE_BYTES_MAX};
 use crate::ids::{BootId, DeviceId, EraId, FeedId, FleetId, GrantId, Hash, KeyId, Nonce, TaskClass, TaskId};
 use crate::time::{Millis, Timestamp};
 
@@ -361,12 +361,20 @@ pub struct Right {
 }
 
 impl Right {
-    /// ACTION:RESOURCE as a scope token of OAuth (RFC 6749, section 3.3). None where it has characters that these have not, or the
-    /// action cannot be told from the resource: the first colon parts them.
-    pub fn scope_token(&self) -> Option<String> {
-        let token = format!("{}:{}", self.action, self.resource);
-        let fits = token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
-        (fits && !self.action.contains(':')).then_some(token)
+    /// ACTION:RESOURCE as a scope token of OAuth (RFC 6749, section 3.3), percent-encoded where such a token cannot hold what they
+    /// do. The first colon parts them, so those of the action are encoded too.
+    pub fn scope_token(&self) -> String {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        let action = percent::encoded(&self.action, |byte| plain(byte) && byte != b':');
+        format!("{action}:{}", percent::encoded(&self.resource, plain))
+    }
+
+    /// The right of a scope token, where it is written as [`Self::scope_token`] writes it and in no other way.
+    pub fn of_scope_token(token: &str) -> Option<Self> {
+        let (action, resource) = token.split_once(':')?;
+        let right = Self { resource: percent::decoded(resource)?, action: percent::decoded(action)? };
+        let fits = !right.action.is_empty() && !right.resource.is_empty() && right.scope_token() == token;
+        fits.then_some(right)
     }
 }
 
@@ -448,6 +456,43 @@ impl Document for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_right_is_one_scope_token_and_each_scope_token_one_right() {
+        let right = |action: &str, resource: &str| Right { resource: resource.into(), action: action.into() };
+        let mut written = std::collections::BTreeSet::new();
+        for (right, token) in [
+            (right("read", "modbus/*"), "read:modbus/*"),
+            (right("call", "opc/ns=2:s=x"), "call:opc/ns=2:s=x"),
+            (right("read", "modbus/größe"), "read:modbus/gr%C3%B6%C3%9Fe"),
+            (right("read", "a b\"c"), "read:a%20b%22c"),
+            (right("a:b", "c"), "a%3Ab:c"),
+            (right("a", "b:c"), "a:b:c"),
+            // No resource has one, but who knows what an action is called.
+            (right("100%", "a"), "100%25:a"),
+            (right("100%25", "a"), "100%2525:a"),
+        ] {
+            assert_eq!(right.scope_token(), token);
+            assert_eq!(Right::of_scope_token(token), Some(right));
+            assert!(token.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)), "{token}");
+            assert!(written.insert(token));
+        }
+        // One right has no second name, so nothing passes that looks like another.
+        for other in [
+            "read",
+            ":a",
+            "read:",
+            "re%61d:a",
+            "read:a%2Fb",
+            "read:%2a",
+            "read:gr%c3%b6",
+            "read:größe",
+            "read:a%",
+            "read:%FF",
+        ] {
+            assert_eq!(Right::of_scope_token(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn topics_go_both_ways_and_strangers_are_none() {

@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod identity;
 pub mod json;
 pub mod link;
+pub mod percent;
 pub mod policy;
 pub mod proposal;
 pub mod revocation;

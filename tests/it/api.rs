@@ -628,6 +628,107 @@ fn broken_framing_is_refused_and_the_agent_goes_on() {
     assert_eq!(rig.ask("agent.sock", "GET", "/healthz", "").status, 200);
 }
 
+/// Requests to one host that somebody in front of the agent could take for others, each with one behind it, and whether the agent
+/// takes them: then both are answered, else the one is refused and nothing behind it is read.
+pub(crate) fn doubtful_requests(host: &str) -> Vec<(String, bool)> {
+    let (length, chunked) = (format!("Content-Length: {}\r\n", AUTHORIZE.len()), "Transfer-Encoding: chunked\r\n");
+    let chunks = format!("{:x}\r\n{AUTHORIZE}\r\n0\r\n\r\n", AUTHORIZE.len());
+    let head = |target: &str, version: &str, lines: &str| {
+        format!("POST {target} HTTP/{version}\r\nHost: {host}\r\n{lines}\r\n")
+    };
+    let with = |lines: &str, body: &str| head("/v1/authorize", "1.1", lines) + body;
+    let own = format!("http://{host}/v1/authorize");
+    let taken = [
+        with(&length, AUTHORIZE),
+        with(chunked, &chunks),
+        with("transfer-encoding:\tCHUNKED \r\n", &chunks),
+        with(chunked, &chunks.replacen("\r\n", ";a=\"b\"\r\n", 1)),
+        with(chunked, &chunks.replace("0\r\n", "0\r\nContent-Length: 1\r\n")),
+        // What says the same twice says one thing (RFC 9112, 6.3), a line may end without its CR (2.2), and lines without anything
+        // in front of a request do not count (2.2).
+        with(&format!("{length}{length}"), AUTHORIZE),
+        with(&length, "").replace("\r\n", "\n") + AUTHORIZE,
+        format!("\r\n{}", with(&length, AUTHORIZE)),
+        head(&own, "1.1", &length) + AUTHORIZE,
+        // Another header, whatever somebody else makes of it: the length counts.
+        with(&format!("Transfer_Encoding: chunked\r\n{length}"), AUTHORIZE),
+    ];
+    let lengths = ["+{}", "-{}", "{}, {}", "0x{}", "{}a", "", "{}000000000000000000000", "{} {}"].map(|form| {
+        with(&format!("Content-Length: {}\r\n", form.replace("{}", &AUTHORIZE.len().to_string())), AUTHORIZE)
+    });
+    let codings = [
+        "identity",
+        "chunked, identity",
+        "chunked, chunked",
+        "gzip, chunked",
+        "xchunked",
+        "\"chunked\"",
+        "",
+        ",chunked",
+    ]
+    .map(|coding| with(&format!("Transfer-Encoding: {coding}\r\n"), &chunks));
+    let sizes =
+        [("\r\n", "\n"), ("\r\n", " x\r\n"), ("", "+"), ("", "0x"), ("\r\n0", "\r0"), ("", "f0000000000000000")]
+            .map(|(part, other)| with(chunked, &chunks.replacen(part, other, 1)));
+    let refused = [
+        with(&format!("{length}{chunked}"), &chunks),
+        with(&format!("{chunked}{length}"), &chunks),
+        with(&format!("{chunked}Content-Length: +1\r\n"), &chunks),
+        with(&format!("{chunked}X: y\r\ncontent-length:0\r\n"), &chunks),
+        with(&format!("{length}Content-Length: 1\r\n"), AUTHORIZE),
+        with(&format!("{chunked}{chunked}"), &chunks),
+        head("/v1/authorize", "1.0", chunked) + &chunks,
+        // A line that goes on in the next one, a CR alone, a space in front of the colon, a byte that is none of text, no colon.
+        with(&format!("X: a\r\n b\r\n{length}"), AUTHORIZE),
+        with(&format!("Transfer-Encoding:\r\n chunked\r\n{length}"), AUTHORIZE),
+        with(&format!(" {length}"), AUTHORIZE),
+        with(&format!("X: a\rb\r\n{length}"), AUTHORIZE),
+        with(&format!("X: a\r{length}"), AUTHORIZE),
+        with(&length.replace(':', " :"), AUTHORIZE),
+        with(&chunked.replace(':', "\t:"), &chunks),
+        with(&format!("X: a\0b\r\n{length}"), AUTHORIZE),
+        with(&format!("X\r\n{length}"), AUTHORIZE),
+        head("http://else.where/v1/authorize", "1.1", &length) + AUTHORIZE,
+        head(&own, "1.1", &format!("Host: {host}\r\n{length}")) + AUTHORIZE,
+        head("/v1/authorize HTTP/1.1 x", "1.1", &length) + AUTHORIZE,
+    ];
+    let refused = refused.into_iter().chain(lengths).chain(codings).chain(sizes);
+    let behind = format!("GET /v1/behind HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let all = taken.into_iter().map(|request| (request, true)).chain(refused.map(|request| (request, false)));
+    all.map(|(request, taken)| (request + &behind, taken)).collect()
+}
+
+/// What came back to one of these: the connection is closed behind it.
+#[track_caller]
+pub(crate) fn check_doubtful(request: &str, taken: bool, answers: &str) {
+    let statuses: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, if taken { vec!["200", "404"] } else { vec!["400"] }, "{request:?}: {answers:?}");
+    assert!(taken || answers.ends_with("\r\n\r\n") || answers.contains("\"invalid_request\""), "{answers:?}");
+}
+
+#[test]
+fn a_request_that_could_be_two_is_refused_and_nothing_behind_it_is_read() {
+    let rig = Rig::start(|limits| (limits.per_second, limits.burst) = (10_000, 10_000));
+    for socket in ["admin.sock", "agent.sock", "pep.sock"] {
+        for (request, taken) in doubtful_requests("x") {
+            let mut stream = rig.connect(socket);
+            stream.write_all(request.as_bytes()).unwrap();
+            check_doubtful(&request, taken, &rest_of(stream));
+        }
+    }
+    // Proxies understand three statuses.
+    let both = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for lines in [both, "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"] {
+        let mut stream = rig.connect("pep.sock");
+        let next = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+        write!(stream, "GET /authz/forward-auth/meter HTTP/1.1\r\nHost: x\r\n{lines}{next}").unwrap();
+        let answer = rest_of(stream);
+        let is_one = answer.starts_with("HTTP/1.1 403 ") && answer.matches("HTTP/1.1 ").count() == 1;
+        let told = answer.contains("hardtack-reason: invalid_request") && answer.contains("`Transfer-Encoding");
+        assert!(is_one && told, "{answer:?}");
+    }
+}
+
 #[test]
 fn clients_that_hang_are_let_go() {
     let rig = Rig::start(|limits| limits.read_ms = 200);

@@ -51,19 +51,24 @@ impl Device {
 
     /// Enrolled in a fleet whose trust bundle says something else besides.
     pub(crate) fn enrolled_by(edit: impl FnOnce(&mut TrustBundle)) -> Self {
-        Self::enrolled_in(BrokerPins::default(), edit)
+        Self::enrolled_in(BrokerPins::default(), &own_uid(), edit)
+    }
+
+    /// Enrolled with a grant by which whoever has this selector may begin tasks.
+    pub(crate) fn enrolled_for(may_begin: &str) -> Self {
+        Self::enrolled_in(BrokerPins::default(), may_begin, |_| {})
     }
 
     /// Enrolled in a fleet whose trust bundle names these brokers.
     fn enrolled_at(brokers: BrokerPins) -> Self {
-        Self::enrolled_in(brokers, |_| {})
+        Self::enrolled_in(brokers, &own_uid(), |_| {})
     }
 
-    fn enrolled_in(brokers: BrokerPins, edit: impl FnOnce(&mut TrustBundle)) -> Self {
+    fn enrolled_in(brokers: BrokerPins, may_begin: &str, edit: impl FnOnce(&mut TrustBundle)) -> Self {
         let device = Self::new();
         let request = device.path("request");
         device.ok(&["enrol", "request", "--id", "gw-07", "--out", request.to_str().unwrap()]);
-        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap(), brokers, edit);
+        let (answer, fingerprint) = approve(&std::fs::read(request).unwrap(), brokers, may_begin, edit);
         let file = device.path("answer");
         std::fs::write(&file, answer).unwrap();
         device.ok(&["enrol", "import", file.to_str().unwrap(), "--fleet", &fingerprint]);
@@ -229,8 +234,18 @@ fn trust(version: u64, broker: BrokerPins, now: Timestamp) -> TrustBundle {
     }
 }
 
-/// The fleet's answer to a request, and the fleet's fingerprint.
-fn approve(request: &[u8], brokers: BrokerPins, edit: impl FnOnce(&mut TrustBundle)) -> (Vec<u8>, String) {
+/// The selector of programs of this user.
+fn own_uid() -> String {
+    format!("unix:uid:{}", rustix::process::getuid().as_raw())
+}
+
+/// The fleet's answer to a request, with a grant for who has a selector, and the fleet's fingerprint.
+fn approve(
+    request: &[u8],
+    brokers: BrokerPins,
+    may_begin: &str,
+    edit: impl FnOnce(&mut TrustBundle),
+) -> (Vec<u8>, String) {
     let mut rng = ChaCha20Rng::from_seed([3; 32]);
     let key = fleet_key();
     let (fleet, device): (FleetId, DeviceId) = ("acme".parse().unwrap(), "gw-07".parse().unwrap());
@@ -268,7 +283,7 @@ fn approve(request: &[u8], brokers: BrokerPins, edit: impl FnOnce(&mut TrustBund
         feed: Some("main".parse().unwrap()),
         issued: now,
         expires: now + Millis::from_secs(86_400),
-        may_begin: vec![(format!("unix:uid:{}", rustix::process::getuid().as_raw()), "pump".parse().unwrap())],
+        may_begin: vec![(may_begin.to_owned(), "pump".parse().unwrap())],
         may_step: vec![(format!("unix:uid:{EXECUTOR_UID}"), "pump".parse().unwrap())],
         rights: [
             ("meter/*", "read"),
@@ -477,6 +492,8 @@ fn a_check_reads_the_files_of_the_broker_as_the_link_does() {
     check("is no Ed25519 key");
     std::fs::write(&cert, "no certificate").unwrap();
     check("holds no certificate");
+    std::fs::write(&config, "[sockets]\npep_group = \"no-such-group\"\n").unwrap();
+    check("no-such-group");
 }
 
 fn chmod(path: &Path, mode: u32) {
@@ -617,7 +634,7 @@ fn an_answer_of_another_fleet_or_for_another_device_is_refused() {
     assert_eq!(first, again, "asked again, it is the same request");
     device.exits(&["enrol", "request", "--id", "gw-08", "--out", "/dev/null"], 2);
 
-    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap(), BrokerPins::default(), |_| {});
+    let (answer, fingerprint) = approve(&std::fs::read(&request).unwrap(), BrokerPins::default(), &own_uid(), |_| {});
     let import = |bytes: &[u8], fingerprint: &str, code: i32| {
         let file = device.path("answer");
         std::fs::write(&file, bytes).unwrap();

@@ -16,7 +16,7 @@ use crate::support::cannot_run;
 
 /// Whoever waits longer than this has found a bug.
 const PATIENCE: Duration = Duration::from_secs(60);
-const BEGIN: &str = r#"{"task":"pump","rights":[{"resource":"meter/*","action":"read"}],"ttl_s":600"#;
+pub(crate) const BEGIN: &str = r#"{"task":"pump","rights":[{"resource":"meter/*","action":"read"}],"ttl_s":600"#;
 
 /// A process that holds a task until its standard input ends.
 struct Holder {
@@ -55,7 +55,7 @@ impl Holder {
 }
 
 /// A script that has the program as `$0`, started by a program that runs others.
-fn shell_by(device: &Device, by: &[&str], script: &str) -> Command {
+pub(crate) fn shell_by(device: &Device, by: &[&str], script: &str) -> Command {
     let arguments = [&by[1..], &["/bin/sh", "-c", script, env!("CARGO_BIN_EXE_hardtack")]].concat();
     let mut command = device.command_of(Command::new(by[0]), &arguments);
     command.env("PATH", "/usr/bin:/bin");
@@ -266,16 +266,16 @@ fn a_caller_is_judged_by_what_it_is_when_its_request_is_whole() {
 }
 
 /// A connection of this process's own.
-struct Connection(UnixStream);
+pub(crate) struct Connection(UnixStream);
 
 impl Connection {
-    fn open(device: &Device) -> Self {
+    pub(crate) fn open(device: &Device) -> Self {
         let stream = UnixStream::connect(device.path("run").join("agent.sock")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(stream)
     }
 
-    fn begin(&mut self, headers: &str, body: &str) -> (u16, Value) {
+    pub(crate) fn begin(&mut self, headers: &str, body: &str) -> (u16, Value) {
         let length = body.len();
         let request = format!("POST /v1/tasks HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n{body}");
         self.0.write_all(request.as_bytes()).unwrap();

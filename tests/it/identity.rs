@@ -188,7 +188,17 @@ fn tokens_are_introspected_and_exchanged_in_the_forms_of_oauth() {
     assert_eq!(device.authorize(narrowed, "read").0, Some(0));
     let told = introspect(narrowed).1;
     assert_eq!((&told["active"], &told["scope"]), (&true.into(), &"read:meter/1".into()), "its own, and no prefix");
+    // What a scope cannot hold is encoded there, and once more in a form.
+    let (status, umlaut) = exchange("&scope=read:meter/gr%25C3%25B6%25C3%259Fe");
+    assert_eq!((status, &umlaut["scope"]), (200, &"read:meter/gr%C3%B6%C3%9Fe".into()));
+    let umlaut = umlaut["access_token"].as_str().unwrap();
+    assert_eq!(introspect(umlaut).1["scope"], "read:meter/gr%C3%B6%C3%9Fe");
+    device.ok(&["authorize", "--token", umlaut, "--operation", "read", "--resource", "meter/größe"]);
+    assert_eq!(device.authorize(umlaut, "read").1["reason"], "check_failed");
     for (more, error) in [
+        ("&scope=read:meter/gr%C3%B6%C3%9Fe", "invalid_scope"),
+        ("&scope=read:meter%252F1", "invalid_scope"),
+        ("&scope=read:meter/%25252e", "invalid_request"),
         ("&scope=write:meter/1", "invalid_scope"),
         ("&scope=read:*", "invalid_request"),
         ("&scope=read", "invalid_scope"),

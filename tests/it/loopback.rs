@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::api::{check_doubtful, doubtful_requests};
 use crate::daemon::{Daemon, Device};
 use crate::support::cannot_run;
 
@@ -76,6 +77,21 @@ fn a_proxy_on_loopback_is_who_the_kernel_says() {
     }
     let trail = String::from_utf8(device.run(&["audit", "tail", "-n", "3"]).stdout).unwrap();
     assert!(trail.contains(&format!("unix:uid:{}", own_user())), "the record names the enforcer: {trail}");
+    daemon.stop();
+}
+
+#[test]
+fn a_request_that_could_be_two_is_refused_on_loopback_too() {
+    let device = Device::enrolled();
+    let (daemon, address) = start(&device, &[own_user()]);
+    for (request, taken) in doubtful_requests(&address.to_string()) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        check_doubtful(&request, taken, &answers);
+    }
     daemon.stop();
 }
 

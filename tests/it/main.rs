@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "whatever else comes fails the test")]
 
 mod api;
+mod attest;
 mod audit_aside;
 mod audit_device;
 mod audit_export;

@@ -221,6 +221,26 @@ fn a_command_whose_task_ends_is_asked_to_end_or_goes_on() {
 }
 
 #[test]
+fn a_command_that_has_used_its_last_use_goes_on() {
+    let device = Device::enrolled();
+    let mut daemon = device.start();
+    let script = r#"
+        "$0" authorize --token "$HARDTACK_TOKEN_FILE" --operation read --resource meter/1
+        read line; exit "$line"
+    "#;
+    let mut running = Running::start(command(&device, &["--uses", "1"], script));
+    let decision: Value = serde_json::from_str(&running.line()).unwrap();
+    assert_eq!(decision["decision"], "allow", "{decision}");
+    assert_eq!(daemon.wait_for("task.ended")["how"], "uses_spent");
+    let mut told = String::new();
+    BufReader::new(running.child.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
+    assert!(told.ends_with("are spent: the command goes on without\n"), "{told}");
+    running.input.as_mut().unwrap().write_all(b"42\n").unwrap();
+    assert_eq!(running.end().0, Some(42));
+    daemon.stop();
+}
+
+#[test]
 fn the_credential_in_the_file_is_renewed_before_it_ends() {
     check_renewed(0);
 }

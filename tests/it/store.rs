@@ -21,7 +21,7 @@ use hardtack::wire::envelope::Signed;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
 use crate::support::strace::{self, Due, Moment};
-use crate::support::{cannot_run, COMPLETE};
+use crate::support::{cannot_run, check_needs_a_tool};
 
 const SEGMENT_RECORDS: usize = 8;
 
@@ -772,17 +772,8 @@ fn the_disk_is_synced_before_a_commit_returns() {
 /// Tests that need what this machine lacks pass with a word about it, except where the run is to be complete.
 #[test]
 fn a_complete_run_fails_where_a_tool_is_missing() {
-    let tests =
-        ["store::the_disk_is_synced_before_a_commit_returns", "store::a_full_disk_is_an_error_and_a_freed_one_goes_on"];
-    for test in tests {
-        let run = |complete: &[&str]| {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", test]).env("PATH", "/nonexistent").env_remove(COMPLETE);
-            command.envs(complete.iter().map(|name| (name, "1"))).output().unwrap().status.success()
-        };
-        assert!(run(&[]), "{test} is only skipped");
-        assert!(!run(&[COMPLETE]), "{test} fails");
-    }
+    check_needs_a_tool("store::the_disk_is_synced_before_a_commit_returns");
+    check_needs_a_tool("store::a_full_disk_is_an_error_and_a_freed_one_goes_on");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use ed25519_dalek::Signer;
 use serde_json::{json, Value};
 
 use super::super::request::{
-    IdentityDocument, Problem, ProblemCode, Reason, Reply, Request, Socket, TaskReply, TaskSummary, Verdict,
+    IdentityDocument, Problem, ProblemCode, Reason, Reply, Request, Socket, TakeStep, TaskReply, TaskSummary, Verdict,
 };
 use super::super::rig::{key, right, Reboot, Rig, START_S};
 use super::super::{Input, LinkEvent};
@@ -260,6 +260,7 @@ fn keys_rotate_and_what_is_believed_no_more_renews_nothing() {
         wanted("pump", Some(document(DocumentType::Oidc, kid, &claims)))
     };
     let (old, new) = (begun(&mut rig, of(31)), begun(&mut rig, of(32)));
+    let planner = begun(&mut rig, BeginTask { planner: true, ..of(31) });
     trusting(&mut rig, vec![issuer(ISSUER, &[32, 34])]);
     begun(&mut rig, of(34));
     let refusal = refused(&mut rig, Request::Begin(of(31)));
@@ -267,6 +268,18 @@ fn keys_rotate_and_what_is_believed_no_more_renews_nothing() {
     let refusal = refused(&mut rig, Request::Renew(old.task_id.clone()));
     assert_eq!(refusal.code, ProblemCode::Identity(FaultKind::UnknownKey));
     assert_eq!(rig.authorize(&old.token, "read", "modbus/a").reason, Reason::Allowed, "up to its end");
+    let step = TakeStep {
+        token: planner.token,
+        executor: "unix:uid:2002".into(),
+        rights: vec![right("modbus/*", "read")],
+        ttl_s: 60,
+        uses: None,
+        risk: Some("low".parse().unwrap()),
+        idempotency_key: None,
+        reason: None,
+    };
+    let refusal = refused(&mut rig, Request::Step(planner.task_id, step));
+    assert_eq!(refusal.code, ProblemCode::Denied(Reason::Revoked), "{}", refusal.detail);
     let Reply::Task(_) = rig.ask(1001, Socket::Agent, Request::Renew(new.task_id.clone())) else {
         panic!("not renewed")
     };

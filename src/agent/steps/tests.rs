@@ -6,8 +6,8 @@ use biscuit_auth::builder::BlockBuilder;
 use crate::agent::effects::StateFile;
 use crate::agent::holder::ProcessId;
 use crate::agent::request::{
-    Authorize, BeginTask, ClauseKind, DecisionReply, Introspect, Origin, Problem, ProblemCode, Process, Reason, Reply,
-    Request, Socket, StepReply, TakeStep, TaskReply,
+    Attenuate, Authorize, BeginTask, ClauseKind, DecisionReply, Introspect, Origin, Problem, ProblemCode, Process,
+    Reason, Reply, Request, Socket, StepReply, TakeStep, TaskReply,
 };
 use crate::agent::rig::{right, Reboot, Rig, Rule, START_S};
 use crate::agent::steps::STEPS_MAX;
@@ -142,6 +142,7 @@ fn check_refused(rig: &mut Rig, uid: u32, task: &TaskId, ask: TakeStep, reason: 
     let problem = take_as(rig, uid, task, ask).unwrap_err();
     let code = if reason == Reason::Throttled { ProblemCode::Throttled } else { ProblemCode::Denied(reason) };
     assert_eq!(problem.code, code, "{}", problem.detail);
+    assert_eq!(problem.seen.first(), Some(&format!("unix:uid:{uid}")), "who was seen");
     let (index, recorded) = last_decision(rig);
     assert!(problem.detail.ends_with(&format!("/{index})")), "{}", problem.detail);
     assert_eq!((recorded.allow, recorded.reason.as_str()), (false, reason.name()));
@@ -295,7 +296,7 @@ fn a_planner_that_was_taken_over_gets_no_further_than_its_task() {
             ("a wider prefix", more(vec![right("modbus/*", "write")]), Reason::NoRight),
             ("one right too many", more(vec![right(SPEED, "write"), right("door/1", "open")]), Reason::NoRight),
             ("an executor that the grant does not name", for_whom("unix:uid:3003"), Reason::NoRight),
-            ("everybody of a group", for_whom("unix:gid:2002"), Reason::NoRight),
+            ("everybody of a group", for_whom("unix:gid:2002"), Reason::WrongWorkload),
             ("itself", for_whom("unix:uid:1001"), Reason::WrongWorkload),
             ("itself by another selector", for_whom("unix:gid:1001"), Reason::WrongWorkload),
         ];
@@ -429,12 +430,81 @@ fn an_exchange_is_no_use_and_a_step_is_one_of_its_task() {
     for origin in ORIGINS {
         let mut rig = Rig::new();
         let task = begin(&mut rig, origin, true, Some(2));
-        let three = [(); 3].map(|()| take(&mut rig, &task));
-        let reasons = [Reason::Allowed, Reason::Allowed, Reason::UsesSpent];
-        for (step, reason) in three.iter().zip(reasons) {
-            check_use(&mut rig, 2002, &step.token, ("write", SPEED), reason);
+        let two = [(); 2].map(|()| take(&mut rig, &task));
+        // Of a planner that asks twice, no more steps than uses are under way.
+        check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::UsesSpent);
+        for step in two {
+            check_use(&mut rig, 2002, &step.token, ("write", SPEED), Reason::Allowed);
         }
         check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::UsesSpent);
+    }
+}
+
+#[test]
+fn a_step_that_ended_unused_leaves_its_use_to_another() {
+    each_planner(|rig, _| {
+        let task = begin(rig, Origin::Fallback, true, Some(1));
+        let step = take(rig, &task);
+        check_refused(rig, 1001, &task.task_id, ask(&task.token), Reason::UsesSpent);
+        rig.pass(70);
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Expired);
+        let step = take(rig, &task);
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Allowed);
+    });
+}
+
+#[test]
+fn steps_of_a_task_with_bounded_uses_survive_its_renewal_and_no_use_is_won() {
+    for origin in ORIGINS {
+        let mut rig = Rig::new();
+        let task = begin(&mut rig, origin, true, Some(3));
+        let first = take(&mut rig, &task);
+        let renew = |rig: &mut Rig| rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone()));
+        let Reply::Task(renewed) = renew(&mut rig) else { panic!("not renewed") };
+        assert_eq!(renewed.uses, Some(2), "one is the step's");
+        // Nor does the credential from before give more.
+        check_refused(&mut rig, 1001, &task.task_id, ask(&task.token), Reason::UsesSpent);
+        let more = [(); 2].map(|()| take(&mut rig, &renewed));
+        check_refused(&mut rig, 1001, &task.task_id, ask(&renewed.token), Reason::UsesSpent);
+        let Reply::Problem(full) = renew(&mut rig) else { panic!("renewed with no use left") };
+        assert_eq!(full.code, ProblemCode::Denied(Reason::UsesSpent));
+        for step in [first].iter().chain(&more) {
+            check_use(&mut rig, 2002, &step.token, ("write", SPEED), Reason::Allowed);
+            check_use(&mut rig, 2002, &step.token, ("write", SPEED), Reason::UsesSpent);
+        }
+        check_refused(&mut rig, 1001, &task.task_id, ask(&renewed.token), Reason::UsesSpent);
+        let Reply::Tasks(listed) = rig.ask(1001, Socket::Agent, Request::Tasks) else { panic!("no list") };
+        assert_eq!(listed, [], "the last of them ended it");
+    }
+}
+
+#[test]
+fn a_step_ends_with_the_credential_that_it_was_taken_of() {
+    each_planner(|rig, task| {
+        let narrow = Attenuate { token: task.token.clone(), ttl_s: Some(6), checks: Vec::new(), scope: Vec::new() };
+        let Reply::Attenuated(narrowed) = rig.ask(1001, Socket::Agent, Request::Attenuate(narrow)) else {
+            panic!("not narrowed")
+        };
+        let long = TakeStep { ttl_s: 500, ..ask(&narrowed.token) };
+        let step = take_as(rig, 1001, &task.task_id, long).unwrap();
+        assert!(step.expires_in_s <= 6, "{}", step.expires_in_s);
+        rig.pass(8);
+        check_use(rig, 2002, &step.token, ("write", SPEED), Reason::Expired);
+    });
+}
+
+#[test]
+fn a_step_is_for_nobody_whom_a_group_or_a_document_names() {
+    let shared = ["unix:gid:3000", "unix:supplementary_gid:3000", "unix:group:ops", "oidc:sub:https://id.example#ann"];
+    let mut rig = Rig::with(|spec| {
+        let class = || "pump".parse().unwrap();
+        spec.may_step.extend(shared.iter().map(|selector| ((*selector).to_owned(), class())));
+        spec.may_begin.extend(shared.iter().map(|selector| ((*selector).to_owned(), class())));
+    });
+    let task = begin(&mut rig, Origin::Fallback, true, None);
+    for selector in shared {
+        let step = TakeStep { executor: selector.into(), ..ask(&task.token) };
+        check_refused(&mut rig, 1001, &task.task_id, step, Reason::WrongWorkload);
     }
 }
 

@@ -9,6 +9,7 @@ use super::super::request::{
 use super::super::rig::{right, Reboot, Rig};
 use super::super::Input;
 use crate::ids::{BootId, GrantId};
+use crate::time::Millis;
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 
 const ID: RequestId = RequestId(7);
@@ -106,6 +107,65 @@ fn a_task_ends_with_the_process_that_began_it_and_no_other_does() {
     rig.input(Input::Gone(tie));
     rig.input(Input::Gone(Tie::Connection(99)));
     assert_eq!(rig.disk.records().len(), records);
+}
+
+#[test]
+fn a_task_ends_with_its_last_use_and_whoever_waits_is_told() {
+    let mut rig = Rig::new();
+    let evidence = known(&rig, 41);
+    let task = begin(&mut rig, evidence.clone(), BeginTask { uses: Some(2), ..wanted() });
+    rig.input(Input::Request {
+        id: RequestId(9),
+        evidence: evidence.clone(),
+        request: Request::Wait(task.task_id.clone()),
+    });
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Allowed);
+    assert!(rig.replies.is_empty(), "one is left");
+    assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::Allowed);
+    match rig.replies.pop() {
+        Some((RequestId(9), Reply::Ended(ended))) => assert_eq!(ended.ended, Some(Ended::UsesSpent)),
+        other => panic!("{other:?}"),
+    }
+    let last = last_of(&rig, &task);
+    assert_eq!((last.step, last.reason.as_str()), (TaskStep::Ended, "its uses are spent"));
+    assert!(!rig.watched.iter().any(|tie| matches!(tie, Tie::Process(process) if process.pid == 41)));
+    assert_eq!(ask(&mut rig, evidence.clone(), Request::Tasks), Reply::Tasks(Vec::new()), "its place is free");
+    let check = |rig: &mut Rig| {
+        assert_eq!(rig.authorize(&task.token, "read", "modbus/a").reason, Reason::UsesSpent);
+        let Reply::Problem(problem) = rig.ask(1001, Socket::Agent, Request::Renew(task.task_id.clone())) else {
+            panic!()
+        };
+        assert_eq!(problem.code, ProblemCode::Denied(Reason::UsesSpent));
+        match rig.ask(1001, Socket::Agent, Request::Wait(task.task_id.clone())) {
+            Reply::Ended(ended) => assert_eq!(ended.ended, Some(Ended::UsesSpent)),
+            other => panic!("{other:?}"),
+        }
+    };
+    check(&mut rig);
+    rig.restart(Reboot::Process);
+    check(&mut rig);
+}
+
+#[test]
+fn a_task_ends_when_its_credential_does_whoever_gave_it() {
+    for issued in [false, true] {
+        let mut rig = Rig::new();
+        let task = match issued {
+            true => {
+                rig.sync();
+                rig.begin_issued(wanted(), |_| {})
+            }
+            false => rig.begin(vec![right("modbus/*", "read")], None),
+        };
+        let (stand, shift) = (rig.agent.clock.stand(), rig.agent.wallet.shift());
+        let ends = rig.agent.wallet.task(&task.task_id).unwrap().end(&stand, shift);
+        rig.pass(700);
+        let ended = rig.disk.records().into_iter().find(|record| {
+            matches!(&record.event, Event::Task(event) if event.step == TaskStep::Ended && event.task.as_ref() == Some(&task.task_id))
+        });
+        let late = ended.expect("recorded").powered.since(ends);
+        assert!(late < Millis(100), "{late:?} late, issued: {issued}");
+    }
 }
 
 #[test]
@@ -291,6 +351,9 @@ fn the_same_key_gives_the_same_answer_for_as_long_as_the_task_lives() {
     assert_eq!((&again.task_id, &again.token), (&first.task_id, &first.token));
     assert!(again.expires_in_s <= first.expires_in_s - 100, "{} s are left", again.expires_in_s);
     assert_ne!(begin(&mut rig, evidence.clone(), keyed("b")).task_id, first.task_id);
+    let Reply::Task(renewed) = ask(&mut rig, evidence.clone(), Request::Renew(first.task_id.clone())) else { panic!() };
+    let again = begin(&mut rig, evidence.clone(), keyed("a"));
+    assert_eq!((&again.task_id, &again.token), (&first.task_id, &renewed.token), "the one that is good");
     let problem = refused(&mut rig, evidence.clone(), BeginTask { ttl_s: 60, ..keyed("a") });
     assert_eq!((problem.code, problem.code.status()), (ProblemCode::KeyReused, 409));
     // Another program of the same user, and another user.

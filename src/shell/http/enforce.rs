@@ -19,11 +19,13 @@ use axum::http::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
-use super::problem::HttpProblem;
+use super::problem::{Connection, HttpProblem};
 use super::routes::text;
 use crate::agent::request::{object, Authorize, DecisionReply, Reason, Reply, Verdict};
 use crate::ids::RiskClass;
 use crate::wire::arguments::Arguments;
+use crate::wire::link::Right;
+use crate::wire::percent;
 use crate::wire::token::canonical;
 
 /// Where the paths for proxies begin.
@@ -304,18 +306,7 @@ fn resource(base: &str, path: &str) -> String {
 /// A segment of a path, decoded once. None if an upstream may take it for something else: a slash or a backslash, an escape
 /// that is decoded once more, the begin of a fragment, or a name that is none without the parameters behind it.
 fn decoded(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    let text = String::from_utf8(bytes).ok().filter(|text| !text.contains(['/', '%', '\\', '#']))?;
+    let text = percent::decoded(segment).filter(|text| !text.contains(['/', '%', '\\', '#']))?;
     let name = text.split(';').next().unwrap_or_default();
     (!matches!(name, "" | "." | "..")).then_some(text)
 }
@@ -336,9 +327,10 @@ fn decided(asked: &Asked, decision: &DecisionReply) -> Response<Body> {
         Verdict::Deny => {
             let (status, error) = challenge(decision.reason, asked.canonical);
             let mut response = problem(status, decision.reason.name(), &decision.explain);
-            let scope = format!("{}:{}", asked.authorize.operation, asked.authorize.resource);
-            let scope = (error == Some("insufficient_scope")).then_some(scope.as_str());
-            challenged(&mut response, error, decision.reason.name(), scope);
+            let Authorize { operation, resource, .. } = &asked.authorize;
+            let wider = || Right { resource: resource.clone(), action: operation.clone() };
+            let scope = (error == Some("insufficient_scope")).then(wider);
+            challenged(&mut response, error, decision.reason.name(), scope.as_ref());
             response
         }
     };
@@ -372,6 +364,9 @@ pub fn turned(turned: &Turned) -> Response<Body> {
 pub fn unanswered(what: &HttpProblem) -> Response<Body> {
     let mut response = problem(StatusCode::FORBIDDEN, what.code, &what.detail);
     reason(&mut response, what.code);
+    if what.connection == Connection::Close {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -432,7 +427,7 @@ pub fn is_about_token(reason: Reason) -> bool {
 }
 
 /// Says in `WWW-Authenticate` what would help (RFC 6750, 3).
-fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, scope: Option<&str>) {
+fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, scope: Option<&Right>) {
     if error.is_none() && response.status() != StatusCode::UNAUTHORIZED {
         return;
     }
@@ -440,10 +435,8 @@ fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, sco
     if let Some(error) = error {
         value += &format!(", error=\"{error}\", error_description=\"{why}\"");
     }
-    // What RFC 6749 (3.3) lets stand in a scope; other resources go without.
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-    if let Some(scope) = scope.filter(|scope| scope.bytes().all(plain)) {
-        value += &format!(", scope=\"{scope}\"");
+    if let Some(scope) = scope {
+        value += &format!(", scope=\"{}\"", scope.scope_token());
     }
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
@@ -737,16 +730,22 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_that_could_not_be_quoted_is_left_out() {
-        let value = |scope: &str| {
+    fn a_scope_is_quoted_whatever_is_in_it() {
+        let value = |resource: &str| {
+            let scope = Right { resource: resource.into(), action: "read".into() };
             let mut response = problem(StatusCode::FORBIDDEN, "no_right", "");
-            challenged(&mut response, Some("insufficient_scope"), "no_right", Some(scope));
+            challenged(&mut response, Some("insufficient_scope"), "no_right", Some(&scope));
             response.headers()[header::WWW_AUTHENTICATE].to_str().unwrap().to_owned()
         };
         let plain = "Bearer realm=\"hardtack\", error=\"insufficient_scope\", error_description=\"no_right\"";
-        assert_eq!(value("read:a/b"), format!("{plain}, scope=\"read:a/b\""));
-        for odd in ["read:a b", "read:\"", "read:caf\u{e9}", "read:a\r\nx: y"] {
-            assert_eq!(value(odd), plain, "{odd:?}");
+        for (resource, expected) in [
+            ("a/b", "a/b"),
+            ("a b", "a%20b"),
+            ("\"", "%22"),
+            ("caf\u{e9}", "caf%C3%A9"),
+            ("a\r\nx: y", "a%0D%0Ax:%20y"),
+        ] {
+            assert_eq!(value(resource), format!("{plain}, scope=\"read:{expected}\""));
         }
     }
 

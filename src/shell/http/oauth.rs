@@ -14,6 +14,7 @@ use super::problem::HttpProblem;
 use super::routes::json;
 use crate::agent::request::{Attenuate, DecidedBy, Introspect, IntrospectedReply, Problem, ProblemCode, Reason, Reply};
 use crate::wire::link::Right;
+use crate::wire::percent;
 
 /// What is asked of an exchange.
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -100,20 +101,7 @@ impl Form {
 
 fn decode(text: &str) -> Result<String, OauthError> {
     let bad = || OauthError::invalid("the body is not form-encoded: a percent sign without two digits, or no UTF-8");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or_else(bad);
-                let (high, low) = (digit()?, digit()?);
-                u8::try_from(high * 16 + low).map_err(|_| bad())?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| bad())
+    percent::decoded(&text.replace('+', " ")).ok_or_else(bad)
 }
 
 /// What an introspection is about. The RFC lets a form say more of what the token is shown for.
@@ -161,17 +149,14 @@ pub fn exchange(headers: &HeaderMap, body: &[u8]) -> Result<Attenuate, OauthErro
     Ok(Attenuate { token, ttl_s: ttl_s.transpose()?, checks, scope })
 }
 
-/// ACTION:RESOURCE, as `hardtack task begin --right` has it.
+/// ACTION:RESOURCE, as `hardtack task begin --right` has it, but percent-encoded.
 fn right(token: &str) -> Result<Right, OauthError> {
-    let bad = || {
-        let description =
-            "a scope is ACTION:RESOURCE in visible ASCII without quote or backslash, for example read:modbus/*";
+    Right::of_scope_token(token).ok_or_else(|| {
+        let description = "a scope is ACTION:RESOURCE, for example read:modbus/*; spaces, quotes, backslashes, percent signs, what is \
+                           not ASCII, and colons of the action are percent-encoded in capital letters, and nothing else is: \
+                           read:modbus/gr%C3%B6%C3%9Fe";
         OauthError::new("invalid_scope", description)
-    };
-    let (action, resource) = token.split_once(':').ok_or_else(bad)?;
-    let right = Right { resource: resource.into(), action: action.into() };
-    let fits = !action.is_empty() && !resource.is_empty() && right.scope_token().is_some();
-    fits.then_some(right).ok_or_else(bad)
+    })
 }
 
 /// The host of a target's address (RFC 8707): where an effect goes, as an enforcement point in front of it says.
@@ -223,7 +208,7 @@ fn active(told: &IntrospectedReply) -> Value {
 
 /// Scope tokens, with a space between them.
 fn scope(rights: &[Right]) -> String {
-    rights.iter().filter_map(Right::scope_token).collect::<Vec<_>>().join(" ")
+    rights.iter().map(Right::scope_token).collect::<Vec<_>>().join(" ")
 }
 
 /// The answer to an exchange of what was asked for.

@@ -57,6 +57,11 @@ impl HttpProblem {
         Problem::new(ProblemCode::InvalidRequest, detail).into()
     }
 
+    /// 400: the request could be read in more than one way.
+    pub fn ambiguous(detail: impl Into<String>) -> Self {
+        Self::invalid(detail).closing()
+    }
+
     /// 404: there is no such path here.
     pub fn no_such_path(detail: impl Into<String>) -> Self {
         Problem::new(ProblemCode::NotFound, detail).into()

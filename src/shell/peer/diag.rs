@@ -83,6 +83,7 @@ fn answer(bytes: &[u8], inode: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::complete::cannot_run;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -91,7 +92,7 @@ mod tests {
         let inode = |stream: &UnixStream| rustix::fs::fstat(stream).unwrap().st_ino;
         match peer_of(inode(&one)) {
             Ok(peer) => assert_eq!(peer, inode(&other)),
-            Err(error) => println!("not run: this kernel has no socket diagnosis for unix sockets: {error}"),
+            Err(error) => cannot_run(&format!("this kernel has no socket diagnosis for unix sockets: {error}")),
         }
         assert!(peer_of(u64::from(u32::MAX) + 1).is_err());
     }

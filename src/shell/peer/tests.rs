@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::agent::attest::selectors;
+use crate::complete::{cannot_run, check_needs_a_tool};
 
 /// The part that this program plays: the other end of what a test does.
 const PART: &str = "HARDTACK_TEST_PEER_PART";
@@ -21,6 +22,9 @@ const PART: &str = "HARDTACK_TEST_PEER_PART";
 fn play_a_part() {
     let Ok(part) = std::env::var(PART) else { return };
     let (what, socket) = part.split_once(' ').unwrap();
+    if what == "starve" {
+        return starve();
+    }
     let stream = StdStream::connect(socket).unwrap();
     match what {
         // The connection lives on in a child, which nobody attested.
@@ -42,6 +46,16 @@ fn play_a_part() {
         }
         other => panic!("no such part: {other}"),
     }
+}
+
+/// Takes every descriptor that there is, and looks for the control groups of this process.
+fn starve() {
+    let own = rustix::process::getpid();
+    assert!(proc::cgroup(own).is_ok());
+    let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert_eq!(proc::cgroup(own).unwrap_err().raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
+    drop(taken);
+    println!("starved");
 }
 
 struct Stage {
@@ -118,12 +132,43 @@ async fn the_kernel_names_this_very_process() {
 }
 
 #[tokio::test]
+async fn whose_control_groups_cannot_be_read_has_no_selector_but_its_user_and_group() {
+    let (one, _other) = UnixStream::pair().unwrap();
+    let with = |cgroup| {
+        let attestor = Attestor { cgroup, ..Attestor::new(Hashing::Sha256) };
+        attestor.attest(Caller::of(&one, Socket::Agent).unwrap(), 5).evidence()
+    };
+    let has_program = |seen: &[String]| seen.iter().any(|selector| selector.starts_with("unix:path:"));
+    // A kernel without control groups has nobody in one.
+    let nowhere = with(|_| Ok(None));
+    assert!(matches!(nowhere.process, Peer::Known(_)) && has_program(&selectors(&nowhere)), "{nowhere:?}");
+    // For want of a descriptor nobody knows whether it is in a container, where another program may have its path.
+    let unread = with(|_| Err(rustix::io::Errno::MFILE.into()));
+    assert_eq!(unread.process, Peer::Unknown);
+    let kinds = ["unix:uid:", "unix:gid:", "unix:user:", "unix:group:"];
+    let seen = selectors(&unread);
+    assert!(seen.iter().all(|selector| kinds.iter().any(|kind| selector.starts_with(kind))), "{seen:?}");
+    assert_eq!(seen[0], format!("unix:uid:{}", rustix::process::getuid().as_raw()));
+}
+
+/// All that is read needs a descriptor, and without one a process is unknown, not nowhere.
+#[test]
+fn without_a_descriptor_nobody_knows_where_a_process_is() {
+    let output = Command::new("/bin/sh")
+        .args(["-c", "ulimit -n 16 && exec \"$0\" --exact shell::peer::tests::play_a_part --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env(PART, "starve -")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("starved"), "{output:?}");
+}
+
+#[tokio::test]
 async fn without_a_pidfd_the_socket_itself_tells_whose_it_is() {
     let (one, other) = UnixStream::pair().unwrap();
     let inode = rustix::fs::fstat(&one).unwrap().st_ino;
     if let Err(error) = diag::peer_of(inode) {
-        eprintln!("not run: no socket diagnosis for unix sockets: {error}");
-        return;
+        return cannot_run(&format!("this kernel has no socket diagnosis for unix sockets: {error}"));
     }
     assert_eq!(known(&attest_old(&one)), known(&attest(&one)));
     // Nobody has the other end open: then nobody is the peer.
@@ -154,7 +199,7 @@ async fn whoever_becomes_another_program_is_read_again_and_whoever_becomes_anoth
     let stage = Stage::new();
     for (part, needs_root) in [("run-another", false), ("run-as-another", true)] {
         if needs_root && !rustix::process::getuid().is_root() {
-            eprintln!("not run: only root can become another user");
+            cannot_run("only root can become another user");
             continue;
         }
         let mut child = stage.play(part, &[]);
@@ -192,8 +237,7 @@ async fn a_number_that_is_used_again_is_another_process() {
     end(left);
     let stream = stage.accept();
     let Some(other) = with_number(number) else {
-        eprintln!("not run: no process can be given a number: that needs root, and /proc/sys/kernel/ns_last_pid");
-        return;
+        return cannot_run("no process can be given a number: that needs root, and /proc/sys/kernel/ns_last_pid");
     };
     // It runs as the same user, and all that tells it from the one before is that it is not it.
     assert_eq!(attest(&stream).evidence().process, Peer::Gone);
@@ -233,8 +277,7 @@ async fn another_user_with_its_groups() {
         status.is_ok_and(|status| status.success())
     };
     if !can(&by) {
-        eprintln!("not run: nobody may run this program as another user: that needs root and setpriv");
-        return;
+        return cannot_run("nobody may run this program as another user: that needs root and setpriv");
     }
     let child = stage.play("stay", &by);
     let stream = stage.accept();
@@ -249,6 +292,11 @@ async fn another_user_with_its_groups() {
     // This process is its parent, and somebody else.
     assert_eq!(holder(&attested, std::process::id()), Err(NotHolder::OtherUser));
     end(child);
+}
+
+#[test]
+fn a_complete_run_fails_where_a_tool_is_missing() {
+    check_needs_a_tool("shell::peer::tests::another_user_with_its_groups");
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ use crate::secrets::uses::Uses;
 use crate::shell::client::Client;
 use crate::shell::clock;
 use crate::shell::http::enforce::{self, Asked, Form};
+use crate::shell::http::framing;
 use crate::shell::http::limits::Gate;
 use crate::shell::http::problem::HttpProblem;
 use crate::shell::http::stall::StallGuard;
@@ -290,9 +291,10 @@ impl Proxy {
         let head_max = self.limits.api.header_bytes_max.saturating_add(HEAD_SLACK);
         let patience = Duration::from_millis(self.limits.api.read_ms);
         let proxy = self.clone();
+        let (stream, heads) = framing::watch(stream);
         let service = service_fn(move |request: Request<Incoming>| {
-            let proxy = proxy.clone();
-            async move { Ok::<_, std::convert::Infallible>(proxy.respond(request, uid).await) }
+            let (proxy, clear) = (proxy.clone(), heads.next(&request));
+            async move { Ok::<_, std::convert::Infallible>(proxy.respond(request, clear, uid).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -310,23 +312,33 @@ impl Proxy {
         let _ = connection.await;
     }
 
-    async fn respond(self: &Arc<Self>, request: Request<Incoming>, uid: u32) -> Response<Body> {
+    async fn respond(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        clear: Result<(), HttpProblem>,
+        uid: u32,
+    ) -> Response<Body> {
         let _permit = match self.gate.request(uid, clock::now().boottime) {
             Ok(permit) => permit,
             Err(refusal) => return HttpProblem::from(refusal).into_response(),
         };
-        match self.answer(request).await {
+        match self.answer(request, clear).await {
             Ok(response) => response,
             Err(No::Said(response)) => *response,
             Err(No::Problem(problem)) => problem.into_response(),
         }
     }
 
-    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, No> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        clear: Result<(), HttpProblem>,
+    ) -> Result<Response<Body>, No> {
         let (head, body) = request.into_parts();
         if head_bytes(&head) > self.limits.api.header_bytes_max {
             return Err(HttpProblem::headers_too_large(self.limits.api.header_bytes_max).into());
         }
+        clear?;
         let target = guard::target(&head)?;
         if body.size_hint().lower() > self.limits.request_bytes_max {
             return Err(self.too_large().into());

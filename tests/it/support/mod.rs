@@ -1,5 +1,6 @@
 //! Servers that tests start, and what becomes of a test that cannot run.
 
+mod complete;
 pub(crate) mod mosquitto;
 pub(crate) mod site;
 pub(crate) mod strace;
@@ -8,15 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Set by `tests/run`, which has put everything in place: whatever cannot run there is a failure.
-pub(crate) const COMPLETE: &str = "HARDTACK_TESTS_COMPLETE";
-
-/// A test cannot run on this machine. Elsewhere than in `tests/run` that is only said.
-#[track_caller]
-pub(crate) fn cannot_run(why: &str) {
-    assert!(std::env::var_os(COMPLETE).is_none(), "{why}");
-    println!("SKIPPED: {why}");
-}
+pub(crate) use self::complete::{cannot_run, check_needs_a_tool};
 
 /// The Python that has what the tests need of others: `tests/run` says which.
 pub(crate) fn python() -> String {

@@ -100,6 +100,8 @@ pub enum Mutant {
     EmergencyTwinTaken = 73,
     /// An emergency rule on the device wipes its grants.
     EmergencyWipes = 23,
+    /// What is narrowed need not be good for anything any more.
+    EndedTaskNarrowed = 234,
     /// The end of a connection that came while the process had no time is never read, and a hello that nobody acknowledges over
     /// it is said again. Planted in the simulator's network too.
     EndUnread = 128,
@@ -129,12 +131,16 @@ pub enum Mutant {
     GapIgnored = 31,
     /// The gap record of what was given up leaves out the last of it.
     GapTooShort = 32,
+    /// What hangs on a connection lives on when that has ended.
+    GoneUnheeded = 244,
     /// What revokes a grant revokes nothing.
     GrantUnrevoked = 83,
     /// What revokes a group revokes nothing.
     GroupUnrevoked = 76,
     /// Allows have no room any more when they take half of what is kept for them.
     HalfIsFull = 94,
+    /// A credential whose handed-out end this agent knows no more is judged by the rest of its chain.
+    HandedOutUnchecked = 235,
     /// The system clock makes decisions more lenient too.
     HintBelieved = 33,
     /// What a hole in an era lost is named where the rest of it is sent, and counted in no gap record.
@@ -175,6 +181,10 @@ pub enum Mutant {
     MovedNotFiled = 39,
     /// A decision refers to the newest record that names a credential, whichever that is.
     NamedByAnother = 40,
+    /// Whoever shows a credential has it narrowed.
+    NarrowedForAnybody = 236,
+    /// A step that was narrowed keeps its own use beside that of what took its place.
+    NarrowedStepUsable = 237,
     /// What a broker threw away goes out with the next connection, and not before.
     NeverPublishedAgain = 65,
     /// A connection that is lost is not made again.
@@ -253,6 +263,18 @@ pub enum Mutant {
     ShedUntold = 53,
     /// A start that finds only the last few records gone takes that for what a cut leaves of a commit, and says nothing of them.
     ShortLossUntold = 147,
+    /// What is narrowed lives for as long as what was shown, whatever was asked for.
+    SiblingAsLongAsTask = 238,
+    /// What is narrowed may do all that its task may.
+    SiblingAsWideAsTask = 239,
+    /// Whoever has what was narrowed may use it.
+    SiblingForAnyWorkload = 240,
+    /// What was narrowed counts though its task has ended.
+    SiblingOutlivesTask = 241,
+    /// What is narrowed of something narrow may do again what its task may.
+    SiblingWidened = 242,
+    /// A task has as many narrowed credentials as are asked for.
+    SiblingsUnlimited = 243,
     /// A head of a feed that a device came to counts as fresh, though it was signed before that.
     SinceIgnored = 54,
     /// The broker goes on with a snapshot that a key signed which is the feed's no more.
@@ -309,7 +331,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every planted bug.
-    pub const ALL: [Self; 148] = [
+    pub const ALL: [Self; 159] = [
         Self::AckByAnyKey,
         Self::AllUnrevoked,
         Self::AllowCounted,
@@ -356,6 +378,7 @@ impl Mutant {
         Self::EmergencyTaskUnheeded,
         Self::EmergencyTwinTaken,
         Self::EmergencyWipes,
+        Self::EndedTaskNarrowed,
         Self::EndUnread,
         Self::EndUnnamed,
         Self::EquivocationUnnoticed,
@@ -370,9 +393,11 @@ impl Mutant {
         Self::GapCountedComplete,
         Self::GapIgnored,
         Self::GapTooShort,
+        Self::GoneUnheeded,
         Self::GrantUnrevoked,
         Self::GroupUnrevoked,
         Self::HalfIsFull,
+        Self::HandedOutUnchecked,
         Self::HintBelieved,
         Self::HoleUntold,
         Self::IdentityEndUnchecked,
@@ -393,6 +418,8 @@ impl Mutant {
         Self::MovedForgets,
         Self::MovedNotFiled,
         Self::NamedByAnother,
+        Self::NarrowedForAnybody,
+        Self::NarrowedStepUsable,
         Self::NeverPublishedAgain,
         Self::NeverReconnects,
         Self::NoRoomIgnored,
@@ -432,6 +459,12 @@ impl Mutant {
         Self::SerialUnrevoked,
         Self::ShedUntold,
         Self::ShortLossUntold,
+        Self::SiblingAsLongAsTask,
+        Self::SiblingAsWideAsTask,
+        Self::SiblingForAnyWorkload,
+        Self::SiblingOutlivesTask,
+        Self::SiblingWidened,
+        Self::SiblingsUnlimited,
         Self::SinceIgnored,
         Self::SnapshotOfDroppedKey,
         Self::SnapshotRollsBack,

@@ -199,6 +199,8 @@ impl World<'_> {
                 self.note_link(device);
             }
             Act::Misuse { device, how, pick } => self.misuse(device, how, pick),
+            Act::Narrow { device, does, pick } => self.narrow(device, does, pick),
+            Act::Overstep { device, how, pick } => self.overstep(device, how, pick),
             Act::Plan { device, does, pick } => self.plan(device, does, pick),
             Act::PowerCut { device, lasts, boundary, wall, pick } => {
                 self.fail_supply(device, boundary, Cut { lasts, wall, pick, fault: "power.cut" });

@@ -209,6 +209,13 @@ enum Request {
         resource: String,
         key: String,
     },
+    Narrow {
+        /// What was shown.
+        credential: Option<Which>,
+        uid: u32,
+        /// What it was to be narrowed to.
+        to: String,
+    },
 }
 
 /// A request that was answered otherwise.
@@ -614,6 +621,8 @@ pub(crate) fn concerns(act: &Act) -> Concerns {
         | Act::Finish { .. }
         | Act::Flood { .. }
         | Act::Misuse { .. }
+        | Act::Narrow { .. }
+        | Act::Overstep { .. }
         | Act::Plan { .. }
         | Act::Status { .. } => Concerns::Program,
         Act::BrokerAck { device, .. }
@@ -711,7 +720,9 @@ impl Request {
     fn credential(&self) -> Option<Which> {
         match self {
             Self::Begin { .. } => None,
-            Self::Decide { credential, .. } | Self::Exchange { credential, .. } => *credential,
+            Self::Decide { credential, .. } | Self::Exchange { credential, .. } | Self::Narrow { credential, .. } => {
+                *credential
+            }
         }
     }
 }
@@ -732,6 +743,7 @@ impl std::fmt::Display for Request {
             Self::Exchange { uid, executor, resource, .. } => {
                 write!(f, "user {uid} takes a step on {resource} for user {executor}")
             }
+            Self::Narrow { uid, to, .. } => write!(f, "user {uid} has a credential narrowed to {to}"),
         }
     }
 }
@@ -759,6 +771,9 @@ impl World<'_> {
                 resource: exchange.right.resource.clone(),
                 key: exchange.key.clone(),
             },
+            Asked::Narrow(narrow) => {
+                Request::Narrow { credential: self.model.which(narrow.of), uid: narrow.uid, to: narrow.to_string() }
+            }
             Asked::Ahead { .. }
             | Asked::Challenge { .. }
             | Asked::Finish { .. }
@@ -775,8 +790,8 @@ impl World<'_> {
             Reply::Task(task) if task.origin == Origin::Issued => ("issued", Hangs::Touch),
             Reply::Task(_) => ("narrowed", Hangs::Touch),
             Reply::Step(_) => ("stepped", Hangs::Nothing),
-            Reply::Attenuated(_)
-            | Reply::Audit(_)
+            Reply::Attenuated(_) => ("attenuated", Hangs::Nothing),
+            Reply::Audit(_)
             | Reply::Challenge(_)
             | Reply::Checked(_)
             | Reply::Ended(_)
@@ -794,9 +809,10 @@ impl World<'_> {
         };
         let shown = if let Asked::Decision(presented) = asked { presented.credential } else { None };
         let over = shown.is_some_and(|number| self.model.get(number).ends < date(at));
-        let counted = if let Asked::Exchange(exchange) = asked { Some(exchange.planner) } else { shown };
+        let made_of = if let Asked::Narrow(narrow) = asked { Some(narrow.of) } else { shown };
+        let counted = if let Asked::Exchange(exchange) = asked { Some(exchange.planner) } else { made_of };
         let spent = self.spent(device, counted);
-        let handed_out = matches!(reply, Reply::Step(_) | Reply::Task(_));
+        let handed_out = matches!(reply, Reply::Attenuated(_) | Reply::Step(_) | Reply::Task(_));
         let nth = Which::Nth(device, self.model.handed_out(device));
         let gives = handed_out.then(|| act.map_or(nth, Which::Begun));
         self.seen.answered.push(Answered { key: (at, device, what), said, hangs, gives, over, spent });

@@ -7,7 +7,7 @@
 
 /// A fault on a gateway or on what all share, as a scenario file says it in one line, without its time. A test compares with the
 /// catalogue, and names what is not here: what needs bytes on links, and what lasts for longer than a world.
-const KINDS: [&str; 126] = [
+const KINDS: [&str; 134] = [
     r#"do = "anchor.copied_back", for = "20s", age = "3m", who = "0""#,
     r#"do = "anchor.deleted", for = "20s", who = "0""#,
     r#"do = "anchor.gone", for = "20s", who = "0""#,
@@ -96,6 +96,14 @@ const KINDS: [&str; 126] = [
     r#"do = "link.slow", for = "6m", by = "+4s", who = "0""#,
     r#"do = "link.slow", for = "6m", by = "+4s", dir = "down", who = "0""#,
     r#"do = "link.slow", for = "6m", by = "+4s", dir = "up", who = "0""#,
+    r#"do = "narrowed.misused", what = "beyond", who = "0""#,
+    r#"do = "narrowed.misused", what = "crowd", who = "0""#,
+    r#"do = "narrowed.misused", what = "ended", who = "0""#,
+    r#"do = "narrowed.misused", what = "expired", who = "0""#,
+    r#"do = "narrowed.misused", what = "late", who = "0""#,
+    r#"do = "narrowed.misused", what = "stolen", who = "0""#,
+    r#"do = "narrowed.misused", what = "stranger", who = "0""#,
+    r#"do = "narrowed.misused", what = "wider", who = "0""#,
     r#"do = "planner.hijacked", what = "acts", who = "0""#,
     r#"do = "planner.hijacked", what = "ended", who = "0""#,
     r#"do = "planner.hijacked", what = "itself", who = "0""#,
@@ -197,6 +205,12 @@ status_every = "10m"
 
 [workload.identity]
 ttl = "15m"
+
+[workload.narrowing]
+every = "50s"
+ttl = "3m"
+use_every = "70s"
+leave_every = "4m"
 
 [workload.planner]
 begin_every = "3m"

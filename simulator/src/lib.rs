@@ -238,6 +238,7 @@ fn idle(scenario: &Scenario, effects: &BTreeMap<&'static str, u64>) -> Vec<Strin
             | Kind::LinkHalfOpen
             | Kind::LinkSlow { .. }
             | Kind::Misuse(_)
+            | Kind::Overstep(_)
             | Kind::PowerCut { .. }
             | Kind::ProcessDowngrade { .. }
             | Kind::ProcessRestart { .. }

@@ -39,6 +39,7 @@ menu! {
     "live-rough"
     "lying-disk"
     "month-away"
+    "narrowed"
     "not-from-the-dead"
     "overnight"
     "power-cuts"

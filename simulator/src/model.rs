@@ -19,6 +19,8 @@ use crate::plan::TokenChoice;
 
 /// Slack for whole seconds in tokens and the time from a decision to its reply, in milliseconds.
 pub(crate) const SLACK: u64 = 2000;
+/// What no agent handed out has a life that none counts: its dates alone bound it.
+pub(crate) const UNCOUNTED: u64 = u64::MAX / 2;
 /// Closer to an end than this nobody can say from outside.
 const MARGIN: Millis = Millis::from_secs(20);
 /// One is picked of so many of the newest that fit.
@@ -65,8 +67,10 @@ pub(crate) struct Credential {
     pub(crate) unheard: u64,
     /// When its program asked to finish its task.
     pub(crate) finish_asked: Option<u64>,
-    /// When its program heard that it is finished.
+    /// When its program heard that it is finished, or the connection ended that it hung on.
     pub(crate) finished: Option<u64>,
+    /// The connection that its task hangs on, if it does.
+    pub(crate) connection: Option<u64>,
     /// When the operator revoked it.
     pub(crate) revoked: Option<u64>,
     /// Who initiated its task, if that was shown.
@@ -98,6 +102,8 @@ impl Made {
 /// What a credential is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Role {
+    /// What its task is for or less, by whoever had it narrowed.
+    Narrowed(Narrowed),
     /// To be exchanged for steps, by a planner.
     Plan {
         /// The keys under which it has given one.
@@ -107,6 +113,19 @@ pub(crate) enum Role {
     Step(Stepped),
     /// What its task is for, by the program that began it.
     Work,
+}
+
+/// A credential that an agent narrowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Narrowed {
+    /// The credential that was shown for it,
+    pub(crate) of: usize,
+    /// and that of its task.
+    pub(crate) task: usize,
+    /// What is left of its rights.
+    pub(crate) rights: Vec<Right>,
+    /// How often it was narrowed.
+    pub(crate) times: u32,
 }
 
 /// A step that a planner took.
@@ -271,37 +290,46 @@ impl Model {
         (0..self.credentials.len()).rev().filter(move |number| fits(&self.credentials[*number]))
     }
 
-    /// The task of a step.
+    /// The task's credential behind a step, or behind what was narrowed.
     pub(crate) fn task_of(&self, number: usize) -> Option<usize> {
         match &self.credentials[number].role {
+            Role::Narrowed(narrowed) => Some(narrowed.task),
             Role::Step(step) => Some(step.of),
             Role::Plan { .. } | Role::Work => None,
         }
     }
 
-    /// The numbers of what ends with a credential's task: itself, and the steps of a planner's.
+    /// The numbers of what ends with a credential's task: itself, its steps, and what was narrowed.
     pub(crate) fn ends_with(&self, number: usize) -> Vec<usize> {
         match self.credentials[number].role {
-            Role::Plan { .. } => {
+            Role::Plan { .. } | Role::Work => {
                 let own = self.of_device.get(&self.credentials[number].device).into_iter().flatten();
                 own.copied().filter(|other| *other == number || self.task_of(*other) == Some(number)).collect()
             }
-            Role::Step(_) | Role::Work => vec![number],
+            Role::Narrowed(_) | Role::Step(_) => vec![number],
         }
     }
 
-    /// How a credential stands at a moment: a step no better than its task.
-    fn standing(&self, number: usize, moment: &Moment) -> Standing {
+    /// How a credential stands at a moment: no better than what it was made of.
+    pub(crate) fn standing(&self, number: usize, moment: &Moment) -> Standing {
         let own = self.credentials[number].standing(moment);
-        match self.task_of(number) {
-            Some(task) if own == Standing::Good => self.credentials[task].standing(moment),
-            Some(_) | None => own,
-        }
+        let of = match &self.credentials[number].role {
+            Role::Narrowed(narrowed) => Some(narrowed.of),
+            Role::Step(step) => Some(step.of),
+            Role::Plan { .. } | Role::Work => None,
+        };
+        of.filter(|_| own == Standing::Good).map_or(own, |of| self.standing(of, moment))
     }
 
-    /// One of the credentials of a planner, or of steps, that stand so on a gateway, newest first within the last few, picked
-    /// by chance.
-    pub(crate) fn pick_planned(
+    /// How many credentials that were narrowed of a task are good at a moment.
+    pub(crate) fn good_siblings(&self, task: usize, moment: &Moment) -> usize {
+        let all = self.ends_with(task).into_iter();
+        let narrowed = all.filter(|number| matches!(self.credentials[*number].role, Role::Narrowed(_)));
+        narrowed.filter(|number| self.credentials[*number].standing(moment) == Standing::Good).count()
+    }
+
+    /// One of the credentials of a kind that stand so on a gateway, newest first within the last few, picked by chance.
+    pub(crate) fn pick_one(
         &mut self,
         act: Option<usize>,
         moment: &Moment,
@@ -309,13 +337,13 @@ impl Model {
         standing: Standing,
         is_one: impl Fn(&Credential) -> bool,
     ) -> Option<usize> {
-        let found = self.newest_planned(moment, RECENT, standing, is_one);
+        let found = self.newest_ones(moment, RECENT, standing, is_one);
         let index = pick.checked_rem(found.len() as u64).map_or(0, |index| index as usize);
         self.choose(act, found.get(index).copied())
     }
 
     /// The newest of these that stand so on a gateway.
-    pub(crate) fn newest_planned(
+    pub(crate) fn newest_ones(
         &self,
         moment: &Moment,
         count: usize,
@@ -456,6 +484,7 @@ mod tests {
             unheard: 0,
             finish_asked: None,
             finished: None,
+            connection: None,
             revoked: None,
             initiator: None,
             role: Role::Work,

@@ -6,7 +6,7 @@
 
 mod act;
 
-pub use act::{Act, Planning, TokenChoice, Turn};
+pub use act::{Act, Narrows, Planning, TokenChoice, Turn};
 use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -125,9 +125,10 @@ pub(crate) fn count(scenario: &Scenario) -> u64 {
     let plan = &scenario.workload;
     let often = |every: u64, burst: u32| (scenario.duration / every.max(1)).saturating_mul(u64::from(burst));
     let planner = plan.planner.iter().flat_map(|planner| planner.spans()).map(|every| often(every.0, 1));
+    let narrowing = plan.narrowing.iter().flat_map(|narrowing| narrowing.spans()).map(|every| often(every.0, 1));
     let once = [plan.begin_every, plan.finish_every, plan.status_every].map(|every| often(every.0, 1));
     let bursts = [Some(plan.authorize_every), plan.distinct_every].into_iter().flatten();
-    let programs = planner.chain(once).chain(bursts.map(|every| often(every.0, plan.burst)));
+    let programs = planner.chain(narrowing).chain(once).chain(bursts.map(|every| often(every.0, plan.burst)));
     let of_each: u64 = programs.fold(0, u64::saturating_add);
     let of_programs = if plan.quiet { 0 } else { of_each.saturating_mul(u64::from(scenario.fleet.devices)) };
     let of_faults = scenario.faults.iter().map(|fault| {
@@ -176,6 +177,15 @@ fn workload(scenario: &Scenario, seed: u64, device: u32, entries: &mut Vec<Entry
             ("step", planner.step_every, Planning::Steps),
         ] {
             repeat(purpose, every.0, 1, &mut |rng| Act::Plan { device, does, pick: rng.next_u64() });
+        }
+    }
+    if let Some(narrowing) = &plan.narrowing {
+        for (purpose, every, does) in [
+            ("narrow", narrowing.every, Narrows::Asks),
+            ("leave", narrowing.leave_every, Narrows::Leaves),
+            ("use narrowed", narrowing.use_every, Narrows::Uses),
+        ] {
+            repeat(purpose, every.0, 1, &mut |rng| Act::Narrow { device, does, pick: rng.next_u64() });
         }
     }
     repeat("status", plan.status_every.0, 1, &mut |_| Act::Status { device });
@@ -344,6 +354,9 @@ fn acts(
         }
         Kind::Misuse(how) => {
             targets.iter().for_each(|d| push(at, Act::Misuse { device: *d, how: *how, pick: pick(*d) }));
+        }
+        Kind::Overstep(how) => {
+            targets.iter().for_each(|d| push(at, Act::Overstep { device: *d, how: *how, pick: pick(*d) }));
         }
         Kind::PowerCut { lasts, boundary, wall } => {
             for device in targets {

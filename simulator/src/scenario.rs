@@ -435,6 +435,8 @@ pub struct WorkloadPlan {
     pub status_every: Span,
     /// What planners do, and the programs that do what they planned. Where it is not said, there are none.
     pub planner: Option<PlannerPlan>,
+    /// How programs narrow their credentials. Where it is not said, they do not.
+    pub narrowing: Option<NarrowingPlan>,
     /// What programs bring of who initiates their tasks. Where it is not said, they bring nothing.
     pub identity: Option<IdentityPlan>,
 }
@@ -452,6 +454,38 @@ pub struct IdentityPlan {
 impl Default for IdentityPlan {
     fn default() -> Self {
         Self { percent: 60, ttl: Span(3_600_000) }
+    }
+}
+
+/// How programs on each gateway narrow what they hold: their tasks' credentials, steps, and what they narrowed before.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NarrowingPlan {
+    /// How often one is narrowed.
+    pub every: Span,
+    /// The longest that it asks to live, where it asks for less than it was made of has.
+    pub ttl: Span,
+    /// How often a narrowed one is used.
+    pub use_every: Span,
+    /// How often a connection ends that a task hangs on.
+    pub leave_every: Span,
+}
+
+impl Default for NarrowingPlan {
+    fn default() -> Self {
+        Self {
+            every: Span(3 * 60_000),
+            ttl: Span(10 * 60_000),
+            use_every: Span(2 * 60_000),
+            leave_every: Span(20 * 60_000),
+        }
+    }
+}
+
+impl NarrowingPlan {
+    /// What happens every so often.
+    pub(crate) const fn spans(&self) -> [Span; 3] {
+        [self.every, self.use_every, self.leave_every]
     }
 }
 
@@ -515,6 +549,7 @@ impl Default for WorkloadPlan {
             risks: vec!["low".into(), "high".into()],
             status_every: Span(1_800_000),
             planner: None,
+            narrowing: None,
             identity: None,
         }
     }
@@ -593,7 +628,8 @@ impl Scenario {
             self.fleet.head_every,
         ];
         let planned = self.workload.planner.iter().flat_map(PlannerPlan::spans);
-        if planned.chain(spans).chain(self.workload.distinct_every).any(|span| span.0 < 1000) {
+        let narrowed = self.workload.narrowing.iter().flat_map(NarrowingPlan::spans);
+        if planned.chain(narrowed).chain(spans).chain(self.workload.distinct_every).any(|span| span.0 < 1000) {
             return Err("what happens `every` so often must leave at least 1s between".into());
         }
         let last = self.duration.saturating_sub(LAST_QUIET);
@@ -626,6 +662,10 @@ impl Scenario {
         let misuses = |fault: &Fault| matches!(fault.kind, FaultKind::Misuse(_));
         if self.workload.planner.is_none() && self.faults.iter().any(misuses) {
             return Err("there is no planner whose tasks and steps could be misused: say under `[workload.planner]` what it does".into());
+        }
+        let oversteps = |fault: &Fault| matches!(fault.kind, FaultKind::Overstep(_));
+        if self.workload.narrowing.is_none() && self.faults.iter().any(oversteps) {
+            return Err("nobody narrows a credential, so that none could be misused: say under `[workload.narrowing]` how often".into());
         }
         let rotates = |fault: &Fault| fault.kind == FaultKind::KeyRotate(RotateWhat::Identity);
         if self.workload.identity.is_none() && self.faults.iter().any(rotates) {
@@ -738,6 +778,8 @@ impl Scenario {
                 "revokes no tokens, or more than a million at once"
             } else if matches!(act, Act::Misuse { .. } | Act::Plan { .. }) && self.workload.planner.is_none() {
                 "is a planner's, and there is none: say under `[workload.planner]` what it does"
+            } else if matches!(act, Act::Narrow { .. } | Act::Overstep { .. }) && self.workload.narrowing.is_none() {
+                "is about narrowed credentials, and nobody narrows any: say so under `[workload.narrowing]`"
             } else if matches!(act, Act::KeyRotate { what: RotateWhat::Identity }) && self.workload.identity.is_none() {
                 "replaces a key of identity documents, and nobody brings any: say so under `[workload.identity]`"
             } else if matches!(act, Act::ProcessUpgrade { .. }) && self.next.is_none() {
@@ -834,9 +876,17 @@ mod tests {
             Scenario::parse(example).unwrap_or_else(|error| panic!("{error}: {example}"));
         }
         let of_groups = "[groups.north]\nmembers = \"0\"";
-        for table in
-            ["", "[fleet]", of_groups, "[grant]", "[policy]", "[workload]", "[workload.planner]", "[workload.identity]"]
-        {
+        for table in [
+            "",
+            "[fleet]",
+            of_groups,
+            "[grant]",
+            "[policy]",
+            "[workload]",
+            "[workload.planner]",
+            "[workload.narrowing]",
+            "[workload.identity]",
+        ] {
             let error = Scenario::parse(&format!("{PLAIN}\n{table}\nnone_such = 1")).unwrap_err().to_string();
             let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
             assert!(!keys.is_empty(), "{error}");
@@ -952,7 +1002,9 @@ mod tests {
         check_refused("[[fault]]\ndo = \"broker.withhold\"\nat = \"5m\"\nfor = \"2m\"\nwhat = \"wine\"", "`what`");
         check_refused("[[fault]]\ndo = \"process.upgrade\"\nat = \"5m\"\nfor = \"2s\"", "[fleet.upgrade]");
         check_refused("[[fault]]\ndo = \"step.misused\"\nat = \"5m\"\nwhat = \"again\"", "[workload.planner]");
+        check_refused("[[fault]]\ndo = \"narrowed.misused\"\nat = \"5m\"\nwhat = \"late\"", "[workload.narrowing]");
         check_refused("[workload.planner]\nstep_every = \"1ms\"", "every");
+        check_refused("[workload.narrowing]\nevery = \"1ms\"", "every");
         check_refused("[[policy.limits]]\noperation = \"write\"\nargument = \"rpm\"", "`most` or `only`");
         check_refused("[[fault]]\ndo = \"key.rotate\"\nat = \"5m\"\nwhat = \"identity\"", "[workload.identity]");
         check_refused("[fleet.upgrade]\nqueues = 1", "queues");

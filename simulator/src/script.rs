@@ -266,6 +266,8 @@ fn kind(act: &Act) -> Kind {
         | Act::Finish { .. }
         | Act::Flood { .. }
         | Act::Misuse { .. }
+        | Act::Narrow { .. }
+        | Act::Overstep { .. }
         | Act::Plan { .. }
         | Act::Status { .. } => Kind::OfProgram,
         Act::BrokerStart | Act::LinkUp { .. } | Act::ServiceStart => Kind::Ends,

@@ -238,6 +238,21 @@ const OF_PLANNERS: &[Kind] = &[
     ("step.misused", |draw| draw.what(&["again", "late"])),
 ];
 
+/// The same, in worlds in which programs narrow what they hold: so often at the most.
+const OF_NARROWING: [Kind; 3] = [NARROWED_MISUSED; 3];
+const NARROWED_MISUSED: Kind = ("narrowed.misused", |draw| {
+    draw.what(&["beyond", "crowd", "ended", "expired", "late", "stolen", "stranger", "wider"])
+});
+
+/// How programs narrow what they hold. The larger a fleet is, the less often.
+fn narrowing(draw: &mut Draw, crowd: u64) -> String {
+    let (every, use_every) = (draw.span(crowd * 20_000, 20 * MINUTE), draw.span(crowd * 20_000, 20 * MINUTE));
+    let (ttl, leave_every) = (draw.span(10_000, 60 * MINUTE), draw.span(2 * MINUTE, 60 * MINUTE));
+    format!(
+        "\n[workload.narrowing]\nevery = \"{every}\"\nttl = \"{ttl}\"\nuse_every = \"{use_every}\"\nleave_every = \"{leave_every}\"\n"
+    )
+}
+
 /// What planners do. The larger a fleet is, the less often.
 fn planner(draw: &mut Draw, crowd: u64) -> String {
     let mut every = |least: u64| draw.span(crowd * least, 30 * MINUTE);
@@ -355,6 +370,16 @@ risks = ["low", "medium", "high"]
             text += &format!("\n[[fault]]\ndo = \"key.rotate\"\nwhat = \"identity\"\n{}", draw.when("key.rotate"));
         }
     }
+    draw.rng = stream(seed, "swarm", "narrowing");
+    if happens(&mut draw.rng, 50) {
+        text += &narrowing(&mut draw, crowd);
+        for (name, rest) in OF_NARROWING {
+            if happens(&mut draw.rng, 60) {
+                let rest = rest(&mut draw);
+                text += &format!("\n[[fault]]\ndo = \"{name}\"\n{}{rest}", draw.when(name));
+            }
+        }
+    }
     text
 }
 
@@ -388,7 +413,7 @@ mod tests {
             "{groups} {risks} {boxes}"
         );
         let all = KINDS.iter().chain(RARE).map(|(name, _)| *name).chain(LATER.iter().map(|((name, _), _)| *name));
-        let all = all.chain(OF_PLANNERS.iter().map(|(name, _)| *name));
+        let all = all.chain(OF_PLANNERS.iter().chain(&OF_NARROWING).map(|(name, _)| *name));
         assert_eq!(kinds, all.map(str::to_owned).collect());
     }
 

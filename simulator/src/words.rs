@@ -4,8 +4,8 @@
 //! Never: says what came of it.
 //! Read next: `shrink.rs`, which tells a story with them.
 
-use crate::fault::{Boundary, Direction, Firmware, Misuse, Refusal, Retained, Sync, WallAfter};
-use crate::plan::{Act, Planning, Turn};
+use crate::fault::{Boundary, Direction, Firmware, Misuse, Overstep, Refusal, Retained, Sync, WallAfter};
+use crate::plan::{Act, Narrows, Planning, Turn};
 use crate::scenario::Span;
 
 /// An act in plain words.
@@ -89,6 +89,14 @@ pub(crate) fn of(act: &Act) -> String {
         }
         Act::LinkUp { device, direction } => format!("gw-{device}: the link works again{}", way(*direction)),
         Act::Misuse { device, how, .. } => format!("gw-{device}: {}", misuse(*how)),
+        Act::Narrow { device, does: Narrows::Asks, .. } => {
+            format!("gw-{device}: a program has its credential narrowed")
+        }
+        Act::Narrow { device, does: Narrows::Leaves, .. } => {
+            format!("gw-{device}: a connection ends that a task hangs on")
+        }
+        Act::Narrow { device, does: Narrows::Uses, .. } => format!("gw-{device}: a program uses a narrowed credential"),
+        Act::Overstep { device, how, .. } => format!("gw-{device}: {}", overstep(*how)),
         Act::Plan { device, does, .. } => {
             let does = match does {
                 Planning::Begins => "a planner begins a task",
@@ -162,6 +170,19 @@ fn misuse(how: Misuse) -> &'static str {
         Misuse::Stranger => "an executor uses a step of another one",
         Misuse::Unnamed => "a planner takes a step for a workload that its grant does not name",
         Misuse::Wider => "a planner takes a step for what its task may not",
+    }
+}
+
+fn overstep(how: Overstep) -> &'static str {
+    match how {
+        Overstep::Beyond => "a program uses a narrowed credential for what only its task may",
+        Overstep::Crowd => "a program has a credential narrowed over and over again",
+        Overstep::Ended => "a program has a credential narrowed that is over",
+        Overstep::Expired => "a program uses a narrowed credential past its end",
+        Overstep::Late => "a program uses a narrowed credential whose task has ended",
+        Overstep::Stolen => "a program has another one's credential narrowed",
+        Overstep::Stranger => "a program uses a narrowed credential of another one",
+        Overstep::Wider => "a program has a credential narrowed to what that may not do",
     }
 }
 

@@ -4,14 +4,15 @@
 //! Never: knows more than a program could, the kind of token that it presents excepted.
 //! Read next: `model.rs`, where credentials are kept, and `check/`.
 
+pub(crate) mod narrowed;
 pub(crate) mod planner;
 
 use std::collections::BTreeMap;
 
 use hardtack::agent::effects::{StateFile, ALLOW_WAIT_MAX};
 use hardtack::agent::request::{
-    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Origin, Problem, ProblemCode, Reason, Reply, Request,
-    RequestId, Socket, TaskReply, Verdict,
+    Authorize, BeginTask, DecisionReply, Evidence, FinishedReply, Lease, Origin, Problem, ProblemCode, Reason, Reply,
+    Request, RequestId, Socket, TaskReply, Verdict,
 };
 use hardtack::agent::room::Class;
 use hardtack::agent::Input;
@@ -26,14 +27,14 @@ use hardtack::wire::token::{from_text, Held};
 
 use crate::arguments::Drawn;
 use crate::check::audit::Told;
-use crate::check::authority::{Exchange, Moment, Narrowing, Presented, ONE_RESOURCE};
+use crate::check::authority::{Exchange, Moment, Narrow, Narrowing, Presented, ONE_RESOURCE};
 use crate::check::identity::{self, Shown};
 use crate::check::{room, Id};
 use crate::clocks::date;
 use crate::device::Probe;
 use crate::event::Event;
 use crate::fault::{FloodWhat, ResetWhat};
-use crate::model::{Credential, Made, Role, Standing};
+use crate::model::{Credential, Made, Role, Standing, UNCOUNTED};
 use crate::operator::Carried;
 use crate::plan::{TokenChoice, LAST_QUIET};
 use crate::random::{happens, stream};
@@ -59,6 +60,8 @@ pub(crate) enum Asked {
         life: u64,
         uses: u64,
         shown: Option<Box<Shown>>,
+        /// The connection that the task is to end with, if it is to.
+        connection: Option<u64>,
     },
     Decision(Presented),
     Exchange(Box<Exchange>),
@@ -67,6 +70,8 @@ pub(crate) enum Asked {
     },
     Status,
     LastStatus,
+    /// That a credential is narrowed.
+    Narrow(Box<Narrow>),
     /// The status, by an operator who would reset a clock that is ahead.
     Ahead {
         late: u64,
@@ -126,15 +131,18 @@ fn evidence(uid: u32) -> Evidence {
 
 impl World<'_> {
     pub(crate) fn ask(&mut self, device: u32, uid: u32, socket: Socket, request: Request, asked: Asked) {
+        self.ask_as(device, Evidence { socket, ..evidence(uid) }, request, asked);
+    }
+
+    fn ask_as(&mut self, device: u32, evidence: Evidence, request: Request, asked: Asked) {
         // A request before it can have met a cut.
         if !self.is_running(device) {
             return;
         }
-        self.note_asked(device, uid, &request, &asked);
+        self.note_asked(device, evidence.uid, &request, &asked);
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.asked.insert(id.0, Waiting { device, since: self.now, asked, act: self.acting });
-        let evidence = Evidence { socket, ..evidence(uid) };
         self.give(device, Input::Request { id, evidence, request });
     }
 
@@ -148,15 +156,18 @@ impl World<'_> {
         }
         let plan = &self.scenario.workload;
         let program = &PROGRAMS[(pick % PROGRAMS.len() as u64) as usize];
-        self.begin(device, program, (plan.task_ttl.0, plan.task_uses));
+        // Where credentials are narrowed, some of what they are made of ends with a connection.
+        let hangs = plan.narrowing.is_some() && pick / 2 % 3 == 0;
+        let connection = hangs.then_some(self.next_request);
+        self.begin(device, program, (plan.task_ttl.0, plan.task_uses), connection);
     }
 
-    /// A program begins a task that asks to live so long, for so many uses.
-    fn begin(&mut self, device: u32, program: &Program, (ttl, uses): (u64, u64)) {
+    /// A program begins a task that asks to live so long, for so many uses, and until a connection ends if it says so.
+    fn begin(&mut self, device: u32, program: &Program, (ttl, uses): (u64, u64), connection: Option<u64>) {
         let life = ttl.min(self.scenario.grant.task_ttl_max.0);
         let shown = self.bring_document(device, program.uid);
         let identity = shown.as_ref().map(|shown| shown.brought.document.clone());
-        let asked = Asked::Begin { uid: program.uid, life, uses, shown: shown.map(Box::new) };
+        let asked = Asked::Begin { uid: program.uid, life, uses, shown: shown.map(Box::new), connection };
         let begin = BeginTask {
             task: program.class.parse().expect("the class is a valid name"),
             rights: rights(program).to_vec(),
@@ -165,11 +176,11 @@ impl World<'_> {
             planner: program.uid == PLANNER.uid,
             reason: None,
             holder: None,
-            lease: None,
+            lease: connection.map(|_| Lease::Connection),
             identity,
             key: None,
         };
-        self.ask(device, program.uid, Socket::Agent, Request::Begin(begin), asked);
+        self.ask_as(device, Evidence { connection, ..evidence(program.uid) }, Request::Begin(begin), asked);
     }
 
     /// The document that a program brings when it begins a task, if it brings one.
@@ -404,6 +415,7 @@ impl World<'_> {
             }
         }
         self.probe_steps(device);
+        self.probe_narrowed(device);
         let waiting = std::mem::take(&mut self.devices[device as usize].probes);
         waiting.into_iter().for_each(|probe| self.schedule(self.now + 1, Happening::Probe { device, probe }));
     }
@@ -433,8 +445,10 @@ impl World<'_> {
             self.schedule(self.now + (probe.powered - powered), Happening::Probe { device, probe });
             return;
         }
-        if self.model.get(probe.credential).role != Role::Work {
-            return self.probe_planned(device, probe.credential);
+        match self.model.get(probe.credential).role {
+            Role::Narrowed(_) => return self.use_narrowed(device, probe.credential, TokenChoice::Expired, self.now),
+            Role::Plan { .. } | Role::Step(_) => return self.probe_planned(device, probe.credential),
+            Role::Work => {}
         }
         let risk = self.scenario.workload.risks[0].clone();
         let (token, uid) = (self.model.get(probe.credential).text.clone(), self.model.get(probe.credential).uid);
@@ -445,8 +459,9 @@ impl World<'_> {
         self.decide(device, (uid, token), ("write", own.writes), using(risk));
     }
 
-    /// The process is gone: whoever waited hears nothing, and what was charged for it nobody knows.
+    /// The process is gone, and all connections to it: whoever waited hears nothing, and what was charged for it nobody knows.
     pub(crate) fn nobody_answers(&mut self, device: u32) {
+        self.connections_end(device, |_| true);
         let (gone, rest) =
             std::mem::take(&mut self.asked).into_iter().partition(|(_, waiting)| waiting.device == device);
         self.asked = rest;
@@ -454,6 +469,7 @@ impl World<'_> {
         for waiting in gone.into_values() {
             match waiting.asked {
                 Asked::Decision(Presented { credential: Some(number), .. }) => self.unheard(number),
+                Asked::Narrow(narrow) => self.narrowing_unheard(&narrow),
                 Asked::Ahead { .. }
                 | Asked::Begin { .. }
                 | Asked::Challenge { .. }
@@ -467,7 +483,7 @@ impl World<'_> {
         }
     }
 
-    /// Nobody hears whether a use of it was allowed and charged: of a step, to its task too.
+    /// Nobody hears whether a use of it was allowed and charged: to its task too, where it is not that.
     fn unheard(&mut self, number: usize) {
         for number in self.model.task_of(number).into_iter().chain([number]) {
             self.model.get_mut(number).unheard += 1;
@@ -495,12 +511,13 @@ impl World<'_> {
             return;
         }
         match (asked, reply) {
-            (Asked::Begin { uid, life, uses, shown }, Reply::Task(reply)) => {
-                self.task_begun(device, (uid, life, uses, act), shown.as_deref(), reply)
+            (Asked::Begin { uid, life, uses, shown, connection }, Reply::Task(reply)) => {
+                self.task_begun(device, (uid, life, uses, act), (shown.as_deref(), connection), reply)
             }
             (Asked::Decision(presented), Reply::Decision(reply)) => self.decided(device, &presented, &reply),
             (Asked::Exchange(exchange), Reply::Step(reply)) => self.stepped(device, &exchange, (since, act), reply),
             (Asked::Finish { credential }, Reply::Finished(reply)) => self.task_finished(device, credential, &reply),
+            (Asked::Narrow(narrow), Reply::Attenuated(reply)) => self.narrowed(device, &narrow, (since, act), reply),
             (Asked::Status, Reply::Status(status)) => {
                 let checks = &mut self.checks;
                 let who = (device, &self.devices[device as usize].name);
@@ -519,6 +536,7 @@ impl World<'_> {
                 | Asked::Exchange(_)
                 | Asked::Finish { .. }
                 | Asked::LastStatus
+                | Asked::Narrow(_)
                 | Asked::Reset { .. }
                 | Asked::Status,
                 Reply::Attenuated(_)
@@ -551,7 +569,7 @@ impl World<'_> {
         &mut self,
         device: u32,
         (uid, life, uses, begun): (u32, u64, u64, Option<usize>),
-        shown: Option<&Shown>,
+        (shown, connection): (Option<&Shown>, Option<u64>),
         reply: TaskReply,
     ) {
         self.told_of_task(device, &reply.task_id, Told::Begun);
@@ -603,6 +621,7 @@ impl World<'_> {
             unheard: 0,
             finish_asked: None,
             finished: None,
+            connection,
             revoked,
             initiator: shown.map(|shown| shown.brought.initiator.clone()),
             role,
@@ -619,11 +638,15 @@ impl World<'_> {
     fn probe_past_its_end(&mut self, device: u32, number: usize) {
         let credential = self.model.get(number);
         let (powered, limit) = (credential.begun_powered, credential.limit());
-        // Of steps there are many.
-        let probes = if matches!(credential.role, Role::Step(_)) { &PROBES[..1] } else { &PROBES[..] };
+        // Of steps, and of what was narrowed, there are many.
+        let probes = match credential.role {
+            Role::Narrowed(_) | Role::Step(_) => &PROBES[..1],
+            Role::Plan { .. } | Role::Work => &PROBES[..],
+        };
         for past in probes {
             let probe = Probe { credential: number, powered: powered + limit + past };
-            self.schedule(self.now + limit + past, Happening::Probe { device, probe });
+            let wait = probe.powered.saturating_sub(self.devices[device as usize].powered(self.now));
+            self.schedule(self.now + wait, Happening::Probe { device, probe });
         }
     }
 
@@ -649,13 +672,13 @@ impl World<'_> {
             made: None,
             begun_powered: powered,
             begun_down: know.down,
-            // Nobody told the gateway of it: its dates alone bound it.
-            life: u64::MAX / 2,
+            life: UNCOUNTED,
             uses: u64::MAX,
             allows: 0,
             unheard: 0,
             finish_asked: None,
             finished: None,
+            connection: None,
             revoked: Some(self.now),
             initiator: None,
             role: Role::Work,
@@ -715,7 +738,8 @@ impl World<'_> {
         let credential = presented.credential.map(|credential| self.model.get(credential));
         let task = presented.credential.and_then(|credential| self.model.task_of(credential));
         let of = task.map(|task| self.model.get(task));
-        moment.spent = of.is_some_and(|task| task.standing(&moment) != Standing::Good);
+        let rests = presented.credential.filter(|_| of.is_some());
+        moment.spent = rests.is_some_and(|number| self.model.standing(number, &moment) != Standing::Good);
         let device = &self.devices[number as usize];
         if let Some(credential) = credential {
             moment.revoked = self.checks.emergency.may_revoke(&moment, &device.name, credential);
@@ -743,6 +767,7 @@ impl World<'_> {
         if let Some(credential) = credential {
             let planned = (credential, of);
             checks.authority.planned(&mut checks.tally, &moment, &device.name, presented, planned, reply);
+            checks.authority.sibling(&mut checks.tally, &moment, &device.name, presented, planned, reply);
             checks.emergency.decided(&mut checks.tally, &moment, &device.name, credential, reply);
         }
         let allow = reply.decision == Verdict::Allow;
@@ -765,7 +790,7 @@ impl World<'_> {
         } else {
             self.judge_denial(number, &reply.explain);
         }
-        // A use of a step is one of its task.
+        // A use of a step is one of its task, and so is one of what was narrowed.
         for charged in presented.credential.into_iter().chain(task).filter(|_| allow) {
             self.model.get_mut(charged).allows += 1;
         }
@@ -799,6 +824,7 @@ impl World<'_> {
             }
             Asked::Exchange(exchange) => self.not_stepped(device, exchange, since, problem),
             Asked::Finish { credential } => self.finish_asked(*credential),
+            Asked::Narrow(narrow) => self.not_narrowed(device, narrow, since, problem),
             // Allowed, charged and recorded, and then slept over: it says nothing of who may what now.
             Asked::Decision(Presented { credential, .. }) if late => {
                 credential.iter().for_each(|number| self.unheard(*number));

@@ -23,6 +23,7 @@ use super::token::{admit, Denial, Verified};
 use super::wallet::{Made, Sibling, StoredStep, StoredTask};
 use super::{shorten, Agent, Now};
 use crate::ids::BlockId;
+use crate::mutant::{active, Mutant};
 use crate::time::{Millis, Timestamp};
 use crate::wire::audit::{Event, TaskEvent, TaskStep};
 use crate::wire::link::Right;
@@ -169,13 +170,15 @@ impl Agent {
     ) -> Result<Narrower, Denial> {
         self.check_condition()?;
         let judge = self.judge();
-        judge.check_alive(verified, Some(task))?;
+        if !active(Mutant::EndedTaskNarrowed) {
+            judge.check_alive(verified, Some(task))?;
+        }
         let (end, life) = (judge.end_of(verified), judge.life_of(verified));
         let held = match step {
             Some(step) => caller.contains(&step.executor),
             None => task.is_of(caller),
         };
-        if !held {
+        if !held && !active(Mutant::NarrowedForAnybody) {
             let explain = "the credential was handed to another workload, which alone may have it narrowed";
             return Err(Denial::new(Reason::WrongWorkload, explain));
         }
@@ -187,8 +190,11 @@ impl Agent {
             (None, None) => (&[][..], &[][..]),
         };
         let rights = step.map_or(&task.rights, |step| &step.rights);
-        check_scope(&ask.scope, if narrower.is_empty() { rights } else { narrower })?;
-        self.check_usable(&ask.scope, &ask.token, verified, caller)?;
+        let widens = active(Mutant::SiblingWidened);
+        check_scope(&ask.scope, if narrower.is_empty() || widens { rights } else { narrower })?;
+        if !widens {
+            self.check_usable(&ask.scope, &ask.token, verified, caller)?;
+        }
         // What is left of an earlier scope is in the one that it covers: one check says it all, and stands behind the others.
         let scope = if ask.scope.is_empty() { narrower.to_vec() } else { ask.scope.clone() };
         let scope_check = scope_check(&scope).map_err(|what| Denial::new(Reason::Malformed, what))?;
@@ -198,11 +204,12 @@ impl Agent {
             let explain = format!("a credential is narrowed by at most {CHECKS_MAX} checks, all together");
             return Err(Denial::new(Reason::TooComplex, explain));
         }
-        let asked = ask.ttl_s.map(Millis::from_secs);
+        let asked = ask.ttl_s.filter(|_| !active(Mutant::SiblingAsLongAsTask)).map(Millis::from_secs);
         let ends = Timestamp::from_secs(asked.map_or(end, |ttl| self.dated(ttl).min(end)).secs_floor());
         let left = life.map(|life| life.since(self.clock.powered()));
         let life = asked.into_iter().chain(left).min().map(|ttl| self.life(ttl));
-        let further = further_block(&all, Some(ends)).map_err(|what| Denial::new(Reason::Malformed, what))?;
+        let added = if active(Mutant::SiblingAsWideAsTask) { &[][..] } else { &all };
+        let further = further_block(added, Some(ends)).map_err(|what| Denial::new(Reason::Malformed, what))?;
         let base = match step {
             Some(step) => StepBlock {
                 task: &task.id,
@@ -214,7 +221,8 @@ impl Agent {
             }
             .build(),
             None => {
-                let holder: Vec<&str> = task.holder.iter().map(String::as_str).collect();
+                let unbound = active(Mutant::SiblingForAnyWorkload);
+                let holder: Vec<&str> = task.holder.iter().filter(|_| !unbound).map(String::as_str).collect();
                 let device = (task.origin == Origin::Issued).then_some(&self.device);
                 child_block(&holder, task.purpose, device)
             }
@@ -232,7 +240,7 @@ impl Agent {
         let made = Made { block, ends, life };
         let mut task = task.clone();
         task.siblings.retain(|sibling| self.may_live(&sibling.made));
-        if task.siblings.len() >= SIBLINGS_MAX {
+        if task.siblings.len() >= SIBLINGS_MAX && !active(Mutant::SiblingsUnlimited) {
             let explain = format!("a task has at most {SIBLINGS_MAX} narrowed credentials; wait until some end");
             return Err(Denial::new(Reason::Throttled, explain));
         }
@@ -245,7 +253,8 @@ impl Agent {
                 let old = std::mem::replace(&mut own.made, made);
                 own.checks = checks;
                 own.scope = scope;
-                spent = Some(Budget { block: old.block, used: u64::MAX, until: old.lapses() });
+                let budget = Budget { block: old.block, used: u64::MAX, until: old.lapses() };
+                spent = Some(budget).filter(|_| !active(Mutant::NarrowedStepUsable));
                 narrowed = Some(own.clone());
                 let step = Some(step.named.id.clone());
                 task.siblings.push(Sibling { made: old, step, checks: Vec::new(), scope: Vec::new() });

@@ -2,12 +2,14 @@
 //!
 //! Owns: the selectors of a caller, with SPIRE's names where SPIRE has one: what evidence is worth, most general first.
 //! Never: believes anything that the caller says about itself; guesses: what was not read gives no selector.
-//! Read next: `attest/cgroup.rs` for units and containers; `wallet.rs`, where grants say which selector may begin what.
+//! Read next: `attest/cgroup.rs` for units and containers; `attest/forms.rs` for what a grant may name; `wallet.rs`, where
+//! grants say which selector may begin what.
 //!
 //! A path, a hash, and whatever else is told of a process is no wall between programs of one user: they can trace each
 //! other, or start each other and hand over an open socket. The user, the unit and the container are one.
 
 pub mod cgroup;
+pub mod forms;
 
 use super::request::{Evidence, Peer, Process};
 use crate::wire::biscuit::SELECTORS_MAX;
@@ -189,6 +191,7 @@ mod tests {
             &format!("unix:sha256:{}", "ab".repeat(32)),
         ];
         assert_eq!(selectors(&full), expected);
+        expected.iter().for_each(|selector| assert_eq!(forms::form(selector), Ok(())));
         let mut broken = process;
         broken.invocation = Some("not one".into());
         broken.cgroup = None;

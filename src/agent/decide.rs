@@ -355,7 +355,8 @@ impl Judge<'_> {
             return Err(Denial::new(Reason::Revoked, explain));
         }
         let known = labelled.iter().filter_map(|id| self.wallet.task(id)).chain(task);
-        let outlives = active(Mutant::StepOutlivesTask) && self.wallet.step_of(verified.chain()).is_some();
+        let outlives = (active(Mutant::StepOutlivesTask) && self.wallet.step_of(verified.chain()).is_some())
+            || (active(Mutant::SiblingOutlivesTask) && task.is_some_and(|task| is_sibling(task, verified)));
         if let Some(task) = known.into_iter().find(|task| task.finished && !outlives) {
             return Err(Ending::refusal(&task.id, self.wallet.ending(&task.id)));
         }
@@ -492,6 +493,11 @@ fn check_enforcer(question: &Question<'_>, so_far: &Judgement) -> Result<(), Den
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Whether a token was narrowed of a task's credential here.
+fn is_sibling(task: &StoredTask, verified: &Verified) -> bool {
+    task.siblings.iter().any(|sibling| verified.chain().any(|block| *block == sibling.made.block))
 }
 
 /// The reason that stands first on the list.

@@ -20,6 +20,7 @@ use super::token::Denial;
 use super::wallet::{Made, StoredTask};
 use super::{Agent, Now};
 use crate::ids::{BootId, Nonce, TaskId};
+use crate::mutant::{active, Mutant};
 
 /// The most bytes of an idempotency key.
 pub const KEY_BYTES_MAX: usize = 128;
@@ -151,7 +152,7 @@ fn gone() -> Denial {
 impl Agent {
     /// Something that was watched has ended, and what hangs on it ends too.
     pub(super) fn on_gone(&mut self, tie: Tie, now: Now, effects: &mut Effects) {
-        let held = |task: &&StoredTask| is_held(task) && task.ties.contains(&tie);
+        let held = |task: &&StoredTask| is_held(task) && task.ties.contains(&tie) && !active(Mutant::GoneUnheeded);
         let tasks: Vec<StoredTask> = self.wallet.tasks().filter(held).cloned().collect();
         for task in tasks {
             self.end_task(task, Ending::Gone(tie.gone()), now, effects);

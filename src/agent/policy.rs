@@ -3,8 +3,10 @@
 //! Owns: [`Policy`]: the document and the authorizer that each request clones; what its clauses are called; the refusal of a
 //! policy that trusts blocks of third parties.
 //! Never: decides a request; parses at request time.
-//! Read next: `decide.rs`; `policy/lint.rs`, which an operator's policy is held against; `policy/untold.rs`.
+//! Read next: `decide.rs`; `policy/expressions.rs` for what is refused of them; `policy/lint.rs`, which an operator's policy is held
+//! against; `policy/untold.rs`.
 
+mod expressions;
 pub mod lint;
 mod untold;
 
@@ -111,7 +113,8 @@ impl Policy {
     ///
     /// # Errors
     /// [`Refused::Malformed`] when its Datalog is none, uses `trusting`, states what only the agent may add, uses the time
-    /// other than in comparisons, or its table of risks is empty.
+    /// other than in comparisons, or its table of risks is empty. [`Refused::Clause`] when one holds a regular expression or a
+    /// function that is none.
     pub fn parse(document: PolicyDocument) -> Result<Self, Refused> {
         if document.risks.is_empty() {
             return Err(Refused::Malformed("a policy without a class of risk"));
@@ -124,6 +127,9 @@ impl Policy {
         let mut queries = in_policies.chain(in_checks).chain(source.rules.iter().map(|(_, rule)| rule));
         if !source.scopes.is_empty() || queries.any(|query| !query.scopes.is_empty()) {
             return Err(Refused::Malformed("a policy may not use `trusting`"));
+        }
+        if let Some(why) = expressions::unmeant(&expressions::parts(&source, &document.datalog)) {
+            return Err(Refused::Clause(why));
         }
         let asks = asked(&source).into_iter().map(|(name, _)| name).collect();
         let dates = biscuit::decode(&as_block(&source)?, &unbounded()).map_err(unfit)?.dates;
@@ -365,6 +371,56 @@ mod tests {
         check_policy("reject if risk(\"high\"); reject if risk(\"low\"); allow if true;", true);
         check_policy("reject if risk(\"high\") or risk(\"low\"); allow if true;", false);
         check_policy("ok($r) <- resource($r) trusting previous; allow if ok(\"a\");", false);
+    }
+
+    #[track_caller]
+    fn check_unmeant(datalog: &str, clause: &str, why: &str) {
+        let document = PolicyDocument { datalog: datalog.into(), ..PolicyDocument::built_in(Timestamp(0)) };
+        let refused = Policy::parse(document).err().map(|refused| refused.to_string()).unwrap_or_default();
+        assert!(
+            refused.starts_with(&format!("malformed: {clause}: ")) && refused.contains(why),
+            "{datalog}: {refused}"
+        );
+    }
+
+    /// The library evaluates each of these to `false`, or not at all: a `deny` of it never denies, a check of its opposite passes.
+    #[test]
+    fn what_can_never_come_out_as_it_was_meant_is_refused_wherever_it_stands() {
+        let open = "deny if operation($o), $o.matches(\"^(write|calibrate$\");";
+        check_unmeant(
+            &format!("allow if true;\n// no writing\n{open}"),
+            "policy 2 \"no writing\"",
+            "is none (unclosed group)",
+        );
+        check_unmeant(open, "policy 1", "^(write|calibrate$");
+        let whole = "check if true; check if resource($r), !$r.matches(\"[\"); allow if true;";
+        check_unmeant(whole, "check 2", "unclosed character class");
+        let large = "deny if operation($o), $o.matches(\"(a{1000}){1000}\");";
+        check_unmeant(large, "policy 1", "exceeds size limit");
+        let ruled = "bad(true) <- resource($r), $r.matches(\"*\"); deny if bad(true); allow if true;";
+        check_unmeant(ruled, "rule 1", "repetition");
+        for nested in [
+            "reject if operation($o), $o == \"read\" || $o.matches(\"[\");",
+            "check all operation($o), $o != \"read\" && ($o.matches(\"[\"));",
+            "check if true or operation($o), [\"a\", \"b\"].any($x -> [\"a\"].all($y -> $y.matches(\"[\")));",
+            "check if operation($o), $o.matches(\"[\").try_or(false);",
+        ] {
+            check_unmeant(&format!("{nested} allow if true;"), "check 1", "unclosed character class");
+        }
+        for chosen in ["$p", "(\"a\")", "\"a\" + $o", "5"] {
+            let by_whom = format!("deny if operation($o), argument(\"p\", $p), $o.matches({chosen}); allow if true;");
+            check_unmeant(&by_whom, "policy 1", "the pattern of `matches` is a text that stands there");
+        }
+        check_unmeant("deny if operation($o), $o.extern::foo();", "policy 1", "no device has a function `extern::foo`");
+        check_unmeant(
+            "check if operation($o), $o.extern::foo(1);",
+            "check 1",
+            "no device has a function `extern::foo`",
+        );
+        check_policy(
+            "deny if operation($o), $o.matches(\"^(write|calibrate)$\") || $o.matches(\"^x\"); allow if true;",
+            true,
+        );
     }
 
     #[test]

@@ -14,6 +14,9 @@ mod rot;
 mod rotation;
 mod shed;
 
+use biscuit_auth::builder::BiscuitBuilder;
+use biscuit_auth::datalog::SymbolTable;
+
 use super::effects::{LinkCommand, Publish, StateFile, StoredSegment};
 use super::holder::ProcessId;
 use super::request::{
@@ -28,10 +31,12 @@ use crate::wire::audit::{Event, GrantStep, TaskStep};
 use crate::wire::bundle::Feed;
 use crate::wire::envelope::Signed;
 use crate::wire::link::{Ask, State, Topic};
-use crate::wire::policy::TimeRule;
+use crate::wire::policy::{PolicyDocument, TimeRule, BUILT_IN};
 use crate::wire::revocation::set::RevocationSet;
 use crate::wire::revocation::Target;
-use crate::wire::token::{child_block, from_text, mint_task, to_text, Bearer, Held, Purpose, TaskSpec, AMBIENT};
+use crate::wire::token::{
+    child_block, from_text, key_pair, mint_task, to_text, Bearer, Held, Purpose, TaskSpec, AMBIENT,
+};
 
 fn rule(target: Target) -> Rule {
     Rule { target, until: Timestamp::from_secs(START_S + 30 * 86_400) }
@@ -838,6 +843,52 @@ fn a_policy_is_judged_around_its_own_dates() {
         rig.restart(Reboot::Kernel);
     }
     check(&mut rig, &task.token, "read", "modbus/a", Reason::DeniedByPolicy);
+}
+
+/// Evaluated, it would deny nothing: the library takes a pattern that is none for one that never matches.
+#[test]
+fn a_policy_with_a_regular_expression_that_is_none_never_comes_into_force() {
+    let open = format!("deny if operation($o), $o.matches(\"^(read|write$\");\n{BUILT_IN}");
+    let mut rig = Rig::new();
+    rig.connect(Timestamp::from_secs(START_S + 130));
+    let document = PolicyDocument {
+        version: 2,
+        datalog: open.clone(),
+        ..PolicyDocument::built_in(Timestamp::from_secs(START_S + 130))
+    };
+    let signed = Signed::sign(&document, &rig.fleet, &[&key(3)]);
+    rig.message(Topic::Policy(2).text(&rig.fleet), signed.to_bytes());
+    assert_eq!(rig.agent.policy.document.version, 1);
+    let (topic, second) = rig.policy_message(2, Timestamp::from_secs(START_S + 130));
+    rig.message(topic, second);
+    assert_eq!(rig.agent.policy.document.version, 2, "what can be evaluated does");
+    let mut rig = Rig::new();
+    rig.policy(|policy| policy.datalog = open);
+    assert_eq!(rig.agent.mode(), Mode::Locked);
+}
+
+#[test]
+fn a_token_whose_issuer_wrote_a_regular_expression_that_is_none_is_refused() {
+    let mut rig = Rig::new();
+    for (check, reason) in [
+        ("check if operation($o), $o.matches(\"^(open|close)$\")", Reason::Allowed),
+        ("check if operation($o), $o.matches(\"^(read|write)$\")", Reason::CheckFailed),
+        ("check if operation($o), !$o.matches(\"^(open|close$\")", Reason::Malformed),
+        ("reject if operation($o), $o == \"x\" || $o.matches(\"[\")", Reason::Malformed),
+        ("other($o) <- operation($o), !$o.matches(\"[\"); check if other($o)", Reason::Malformed),
+        ("check if operation($o), resource($r), !$o.matches($r)", Reason::Malformed),
+    ] {
+        let (issued, expires) = (Timestamp::from_secs(START_S), Timestamp::from_secs(START_S + 600));
+        let code = format!(
+            "fleet(\"acme\"); grant(\"{}\"); kind(\"task\"); owner(\"ops@acme\"); feed(\"main\"); for_device(\"gw-07\"); \
+             for_task(\"t-x\"); issued({issued}); expires({expires}); right(\"door/1\", \"open\"); {check};",
+            GrantId([1; 16])
+        );
+        let block = BiscuitBuilder::new().code(&code).unwrap().root_key_id(7);
+        let token = block.build_with_rng(&key_pair(&rig.issuer), SymbolTable::new(), &mut rig.rng).unwrap();
+        let decision = rig.authorize(&to_text(&token.to_vec().unwrap()), "open", "door/1");
+        assert_eq!(decision.reason, reason, "{check}: {}", decision.explain);
+    }
 }
 
 #[test]

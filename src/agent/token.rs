@@ -18,7 +18,7 @@ use super::request::Reason;
 use crate::ids::{BlockId, GrantId, RiskClass};
 use crate::profile::VerifyLimits;
 use crate::time::{Millis, Timestamp};
-use crate::wire::biscuit::{self, Defect, Fact, Term, Token};
+use crate::wire::biscuit::{self, unusable, Defect, Fact, Term, Token, PATTERN_NOT_TEXT};
 use crate::wire::bundle::TrustBundle;
 use crate::wire::link::Right;
 use crate::wire::policy::TimeClass;
@@ -146,7 +146,8 @@ impl Verified {
     }
 }
 
-/// Admits a token: structure, vocabulary, signatures, in this order. `made_here` says whether this agent made a block.
+/// Admits a token: structure, vocabulary, signatures, the issuer's regular expressions, in this order. `made_here` says whether
+/// this agent made a block.
 ///
 /// # Errors
 /// The first reason that applies.
@@ -177,6 +178,12 @@ pub fn admit(
             Denial::new(Reason::Malformed, format!("no valid Biscuit: {error}"))
         }
     })?;
+    if let Some(why) = token.patterns.iter().find_map(|pattern| match pattern {
+        Some(pattern) => unusable(pattern).map(|why| format!("a regular expression of block 0 is none ({why})")),
+        None => Some(format!("in block 0 {PATTERN_NOT_TEXT}")),
+    }) {
+        return Err(Denial::new(Reason::Malformed, format!("the token is refused: {why}")));
+    }
     Ok(Verified { biscuit, token, claims, digest: Sha256::digest(bytes).into() })
 }
 

@@ -10,6 +10,7 @@ use super::acts::{self, Deed};
 use super::book::{Book, Device, Grant, Renewal, Status, Write};
 use super::keys::{Issuer, ISSUED_EARLIER};
 use super::{covered, Effects, FleetError, FleetLog, Operator};
+use crate::agent::attest::forms;
 use crate::ids::{DeviceId, FeedId, GrantId, RiskClass, TaskClass};
 use crate::time::{Millis, Timestamp};
 use crate::wire::link::Spent;
@@ -130,6 +131,11 @@ fn check(book: &Book, new: &NewGrant, at: Timestamp) -> Result<(), FleetError> {
     }
     if new.may_begin.is_empty() || new.rights.is_empty() {
         return invalid("a grant needs at least one --may-begin SELECTOR=CLASS and one --right CLASS:ACTION:RESOURCE");
+    }
+    let begin = new.may_begin.iter().map(|(selector, _)| ("--may-begin", forms::form(selector)));
+    let step = new.may_step.iter().map(|(selector, _)| ("--may-step", forms::executor(selector)));
+    for (named, fits) in begin.chain(step) {
+        fits.map_err(|why| FleetError::Argument(format!("{named}: {why}")))?;
     }
     if new.may_begin.len() + new.may_step.len() + new.rights.len() + new.staleness_max.len() > LINES_MAX {
         return invalid(
@@ -444,6 +450,10 @@ mod tests {
         check_refused("steps of a class that nobody may begin", |new| {
             new.may_step = vec![("unix:uid:2002".into(), "other".parse().unwrap())];
         });
+        check_refused("a selector that nobody can have", |new| new.may_begin[0].0 = "uid:1001".into());
+        for selector in ["systemd:id:valve", "oidc:sub:https://id.example#ann", "unix:gid:1001"] {
+            check_refused(selector, |new| new.may_step = vec![(selector.into(), new.may_begin[0].1.clone())]);
+        }
         check_refused("reserved action", |new| new.rights[0].right.action = "hardtack:exchange".into());
         check_refused("resource", |new| new.rights[0].right.resource = "a//b".into());
         check_refused("no uses", |new| new.uses_max = 0);

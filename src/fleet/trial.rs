@@ -470,6 +470,39 @@ mod tests {
         }
     }
 
+    /// What docs/policy.md says of arguments of another type than what they are compared with.
+    #[test]
+    fn an_argument_of_another_type_is_not_equal_and_cannot_be_ordered() {
+        let (deny, allow) = (Reason::DeniedByPolicy, Reason::Allowed);
+        for (clause, five, text, other) in [
+            ("deny if argument(\"n\", 5);", deny, allow, allow),
+            ("deny if argument(\"n\", $n), $n == 5;", deny, allow, allow),
+            ("deny if argument(\"n\", $n), $n != 6;", deny, deny, allow),
+            ("deny if argument(\"n\", $n), [5, 7].contains($n);", deny, allow, allow),
+            ("check if argument(\"n\", $n), $n != 5;", deny, allow, allow),
+            ("check if argument(\"n\", $n), ![5, 7].contains($n);", deny, allow, allow),
+            ("check if argument(\"n\", $n), $n == 5;", allow, deny, deny),
+            ("check if argument(\"n\", $n), [5, 7].contains($n);", allow, deny, deny),
+            ("deny if argument(\"n\", $n), $n === 5;", deny, deny, allow),
+            ("check if argument(\"n\", $n), $n !== 5;", deny, deny, allow),
+            ("deny if argument(\"n\", $n), $n === 5 || $n === 7;", deny, deny, allow),
+            ("check if argument(\"n\", $n), $n === 5;", allow, deny, deny),
+            ("deny if argument(\"n\", $n), $n < 6;", deny, deny, allow),
+            ("deny if argument(\"n\", $n), $n <= 5;", deny, deny, allow),
+            ("deny if argument(\"n\", $n), $n > 5;", allow, deny, deny),
+            ("check if argument(\"n\", $n), $n >= 6;", deny, deny, allow),
+            ("deny if argument(\"n\", $n), $n.ends_with(\"7\");", deny, allow, deny),
+            ("deny if argument(\"n\", $n), $n.starts_with(\"7\");", deny, allow, deny),
+            ("deny if argument(\"n\", $n), $n.matches(\"^7$\");", deny, allow, deny),
+        ] {
+            for (json, expected) in [(r#"{"n":5}"#, five), (r#"{"n":"5"}"#, text), (r#"{"n":6}"#, other)] {
+                let asked = Case { arguments: Some(serde_json::from_str(json).unwrap()), ..case() };
+                let outcome = outcome(clause, &asked);
+                assert_eq!(outcome.reason, expected, "{clause} {json}: {}", outcome.explain);
+            }
+        }
+    }
+
     #[test]
     fn state_of_the_device_counts() {
         let reason = |edit: &dyn Fn(&mut Case)| {

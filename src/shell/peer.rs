@@ -15,7 +15,6 @@ pub(super) mod names;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
@@ -103,7 +102,7 @@ pub struct Attested {
     evidence: Evidence,
     pidfd: Option<OwnedFd>,
     /// What it ran before anything else was read of it.
-    ran: Option<PathBuf>,
+    ran: Option<proc::Program>,
 }
 
 impl Attested {

@@ -96,9 +96,20 @@ pub fn owner(pid: Pid) -> Option<(u32, u32)> {
     Some((found.uid(), found.gid()))
 }
 
-/// What the kernel calls the file that a process runs, whatever that is called where this looks.
-pub fn runs(pid: Pid) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+/// The file that a process runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// What the kernel calls it, whatever that is called where this looks.
+    path: PathBuf,
+    /// Device and number: another file that has taken the name is another program.
+    file: (u64, u64),
+}
+
+/// What a process runs.
+pub fn runs(pid: Pid) -> Option<Program> {
+    let exe = format!("/proc/{pid}/exe");
+    let (path, found) = (std::fs::read_link(&exe).ok()?, std::fs::metadata(&exe).ok()?);
+    Some(Program { path, file: (found.dev(), found.ino()) })
 }
 
 /// Which control groups a process is in; none where the kernel has none.
@@ -115,10 +126,10 @@ pub fn cgroup(pid: Pid) -> io::Result<Option<String>> {
 /// The path of a process's program, if it names here the very file that runs: in a container, or after an update, it is
 /// another.
 pub fn program(pid: Pid) -> Option<String> {
-    let path = runs(pid)?;
-    let (runs, named) = (std::fs::metadata(format!("/proc/{pid}/exe")).ok()?, std::fs::metadata(&path).ok()?);
+    let Program { path, file } = runs(pid)?;
+    let named = std::fs::metadata(&path).ok()?;
     let text = path.into_os_string().into_string().ok()?;
-    ((runs.dev(), runs.ino()) == (named.dev(), named.ino()) && text.len() <= PATH_BYTES_MAX).then_some(text)
+    (file == (named.dev(), named.ino()) && text.len() <= PATH_BYTES_MAX).then_some(text)
 }
 
 /// Whether a process has a socket open.

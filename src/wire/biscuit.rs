@@ -1,7 +1,7 @@
 //! A Biscuit read as data, without evaluating or trusting it.
 //!
 //! Owns: [`decode`], which bounds a token's structure before anything else looks at it, [`Token`] with its symbols
-//! resolved, and which checks are nothing but bounds on time.
+//! resolved, which checks are nothing but bounds on time, and which regular expressions are none.
 //! Never: verifies a signature or runs Datalog. `agent/token.rs` does. Never prints through the library, whose printer
 //! panics on hostile tokens.
 //! Read next: `token.rs`, the vocabulary; `agent/token.rs`, admission.
@@ -58,6 +58,8 @@ const SYMBOLS_OFFSET: u64 = 1024;
 /// The library lets a `reject if A or B` pass where one of them does not hold: whoever wrote it meant the opposite.
 pub const REJECT_OR: &str =
     "a `reject if` with `or` would reject only where all of it holds: make several of it, one for each alternative";
+/// Whose pattern is a variable would be matched as whoever brings its value likes.
+pub const PATTERN_NOT_TEXT: &str = "the pattern of `matches` is a text that stands there, nothing else";
 /// The most selectors that the agent adds for one workload or enforcer.
 pub const SELECTORS_MAX: usize = 16;
 
@@ -94,6 +96,16 @@ pub struct Token {
     /// Those of them that a `reject if`, a `check all` or a rule asks about, or an alternative with an expression that is tried
     /// before another: one fact more, and what passes may not, be it that the expression cannot be evaluated for it.
     pub turned_by: BTreeSet<String>,
+    /// The patterns of regular expressions in block 0, which alone may have some; none for one that is no text there. Nobody has
+    /// tried yet whether they are any: that costs more than bytes which nobody vouches for are worth.
+    pub patterns: Vec<Option<String>>,
+}
+
+/// Why a regular expression is none: evaluation would take it for one that matches nothing. With the library's own limits.
+pub fn unusable(pattern: &str) -> Option<String> {
+    let why = regex::Regex::new(pattern).err()?.to_string();
+    let last = why.lines().last().unwrap_or_default();
+    Some(last.strip_prefix("error: ").unwrap_or(last).trim_end_matches('.').to_owned())
 }
 
 /// One block.
@@ -219,8 +231,8 @@ pub fn decode_beside(bytes: &[u8], foreign: usize, limits: &VerifyLimits) -> Res
         Some(schema::proof::Content::NextSecret(_)) => false,
         None => return Err(Defect::Malformed("no proof at the token's end")),
     };
-    let (dates, turned_by) = (reader.dates, reader.turned_by);
-    Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates, asks, turned_by })
+    let (dates, turned_by, patterns) = (reader.dates, reader.turned_by, reader.patterns);
+    Ok(Token { root_key_id: container.root_key_id, blocks: parsed, sealed, dates, asks, turned_by, patterns })
 }
 
 /// A check of a token that was decoded, by its block and its place there, to be looked at by itself: it is left out whose blocks
@@ -282,6 +294,7 @@ struct Reader {
     check_count: usize,
     queries: Vec<Query>,
     turned_by: BTreeSet<String>,
+    patterns: Vec<Option<String>>,
     dates: Vec<u64>,
     ops_max: u64,
     collection_max: u64,
@@ -374,6 +387,7 @@ impl Reader {
         for expression in &rule.expressions {
             let mut ops = 0;
             weigh(&expression.ops, index, 0, &mut ops, &mut self.collection_max, &mut self.dates)?;
+            names.patterns(&expression.ops, &mut self.patterns)?;
             self.ops_max = self.ops_max.max(ops);
             weight = weight.saturating_add(ops);
             let found = time_bounds(&expression.ops, clock)?;
@@ -443,6 +457,28 @@ impl Symbols<'_> {
             None => SYMBOLS.get(symbol as usize).map(|text| (*text).to_owned()),
         };
         text.ok_or(Defect::Malformed("a symbol that is in no table"))
+    }
+
+    /// Notes the pattern of every regular expression in an expression.
+    fn patterns(&self, ops: &[schema::Op], found: &mut Vec<Option<String>>) -> Result<(), Defect> {
+        use schema::op::Content;
+        let mut right = None;
+        for op in ops {
+            match &op.content {
+                Some(Content::Binary(binary)) if binary.kind == schema::op_binary::Kind::Regex as i32 => {
+                    found.push(right.take().map(|symbol| self.text(symbol)).transpose()?);
+                }
+                Some(Content::Closure(closure)) => self.patterns(&closure.ops, found)?,
+                Some(Content::Binary(_) | Content::Unary(_) | Content::Value(_)) | None => {}
+            }
+            right = match &op.content {
+                Some(Content::Value(schema::Term { content: Some(schema::term::Content::String(symbol)) })) => {
+                    Some(*symbol)
+                }
+                Some(_) | None => None,
+            };
+        }
+        Ok(())
     }
 
     fn predicate(

@@ -204,8 +204,13 @@ fn is_text(text: &str, bytes_max: usize) -> bool {
     !text.is_empty() && text.len() <= bytes_max && !text.chars().any(char::is_control)
 }
 
+/// Whether a document can be of this subject.
+pub fn is_subject(subject: &str) -> bool {
+    is_text(subject, NAME_BYTES_MAX)
+}
+
 /// RFC 8414 and OpenID Connect Discovery: `https`, a host, no query, no fragment.
-fn is_issuer_url(name: &str) -> bool {
+pub fn is_issuer_url(name: &str) -> bool {
     let host = name.strip_prefix("https://").and_then(|rest| rest.split('/').next());
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'"' | b'\\');
     host.is_some_and(|host| !host.is_empty()) && name.len() <= NAME_BYTES_MAX && name.bytes().all(plain)
@@ -217,7 +222,7 @@ fn is_trust_domain(name: &str) -> bool {
 }
 
 /// The trust domain of a workload's SPIFFE ID: with a path of plain segments, none of them `.` or `..`.
-fn trust_domain(id: &str) -> Option<&str> {
+pub fn trust_domain(id: &str) -> Option<&str> {
     let (domain, path) = id.strip_prefix(SPIFFE)?.split_once('/')?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(plain);
@@ -348,7 +353,7 @@ pub fn verify(form: DocumentType, token: &str, issuers: &[IdentityIssuer]) -> Re
     }
     // From here on what is said is what the issuer said.
     let subject = text_of(&claims, "sub").map_err(malformed)?.unwrap_or_default();
-    if !is_text(subject, NAME_BYTES_MAX) {
+    if !is_subject(subject) {
         return Err(malformed("needs a `sub` of 1 to 255 bytes without control characters"));
     }
     if !audience_fits(&claims, &issuer.audiences).map_err(malformed)? {

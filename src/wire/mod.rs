@@ -46,6 +46,9 @@ pub enum Refused {
     /// No valid encoding, or a value that no such thing may have.
     #[error("malformed: {0}")]
     Malformed(&'static str),
+    /// A clause of a policy that could never come out as it was meant: which, and why.
+    #[error("malformed: {0}")]
+    Clause(String),
     /// Signed by a key that has no such role here.
     #[error("signed by a key without this role; {valid} of {needed} signatures needed")]
     UnknownKey {
@@ -158,7 +161,7 @@ impl Refused {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::TooLarge { .. } => "too_large",
-            Self::Malformed(_) => "malformed",
+            Self::Malformed(_) | Self::Clause(_) => "malformed",
             Self::UnknownKey { .. } => "unknown_key",
             Self::BadSignature => "bad_signature",
             Self::WrongFleet => "wrong_fleet",

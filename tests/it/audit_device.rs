@@ -184,9 +184,14 @@ fn what_is_left_of_a_damaged_store_is_told_and_saved_and_the_store_stays_as_it_i
     // Rows lie in frames, some in several copies: each with its checksum behind magic and length.
     let frames = whole.windows(16).enumerate().filter(|(_, bytes)| bytes[..4] == *b"\xff\xfeht");
     let frames: Vec<(usize, &[u8])> = frames.map(|(at, bytes)| (at, &bytes[8..])).collect();
-    // In the order in which they came: those after the first are of the first segment, whose header has the certificate.
+    // In the order in which they came, but for the first segment's header, which has the certificate: nothing is signed without.
+    let certified = data_encoding::HEXLOWER_PERMISSIVE.decode(rig.key.as_bytes()).unwrap();
+    let ends = frames.iter().skip(1).map(|(at, _)| *at).chain([whole.len()]);
+    let is_header = |at: usize, end: usize| whole[at..end].windows(certified.len()).any(|bytes| bytes == certified);
+    let (headers, others): (Vec<_>, Vec<_>) = frames.iter().zip(ends).partition(|((at, _), end)| is_header(*at, *end));
+    assert!(!headers.is_empty());
     let mut rows: Vec<&[u8]> = Vec::new();
-    for (_, sum) in &frames {
+    for ((_, sum), _) in others {
         if !rows.contains(sum) {
             rows.push(sum);
         }

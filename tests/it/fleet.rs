@@ -391,9 +391,12 @@ fn arguments_that_nothing_can_have_are_usage() {
         format!("{grant} {offline} {ttl} {life} {}", value("--uses-max", "5"))
     });
     let idle = format!("{grant} --right idle:read:a --offline-max 1d --task-ttl-max 1h --uses-max 1");
+    let bounded = format!("{grant} --offline-max 1d --task-ttl-max 1h --uses-max 1");
+    let whom = ["--may-begin uid:1=pump", "--may-begin systemd:id:meter=pump", "--may-step unix:gid:1=pump"]
+        .map(|whom| format!("{bounded} {whom}"));
     let issued = ["--ttl 0s", "--ttl 1m --uses 0"].map(|rest| format!("{issue} {rest}"));
     let many = format!("group add g {}", (0..101).map(|n| format!("gw-{n}")).collect::<Vec<_>>().join(" "));
-    let generated = limits.iter().chain(&issued).chain([&idle, &many]).map(String::as_str);
+    let generated = limits.iter().chain(&issued).chain(&whom).chain([&idle, &many]).map(String::as_str);
     for line in bad.into_iter().chain(generated) {
         // A blank is what no name is.
         let args: Vec<&str> = line.split(' ').map(|word| if word == "_" { " " } else { word }).collect();
@@ -401,6 +404,36 @@ fn arguments_that_nothing_can_have_are_usage() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{line}: {said}");
         assert!(!line.contains("/no/") || said.contains("/no/file") && said.contains("name"), "{line}: {said}");
+    }
+}
+
+/// What a test lets pass, no device may refuse afterwards.
+#[test]
+fn a_policy_is_refused_when_it_is_tried_as_when_it_is_set() {
+    let operator = Operator::new();
+    let risks = "[[risks]]\nclass = \"low\"\n";
+    let rule = |resource: &str, risk: &str| {
+        format!("[[risk_rules]]\noperation = \"read\"\nresource = \"{resource}\"\nrisk = \"{risk}\"\n")
+    };
+    let open =
+        "datalog = '''\n// no writing\ndeny if operation($o), $o.matches(\"^(write|calibrate$\");\nallow if true;\n'''";
+    let foreign = "datalog = 'check if operation($o), $o.extern::foo(); allow if true;'";
+    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/policy-cases.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.toml");
+    for (text, told) in [
+        (open, "policy 1 \"no writing\": the regular expression \"^(write|calibrate$\" is none (unclosed group)"),
+        (foreign, "check 1: no device has a function `extern::foo`"),
+        (&format!("{risks}{risks}"), "the table of risks names class low twice"),
+        (&format!("{risks}{}", rule("a", "high")), "names risk high, which is not in the table"),
+        (&rule("a/../b", "low"), "on \"a/../b\" is about no resource"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        for args in [&["policy", "test", cases, "--policy", file][..], &["policy", "set", file]] {
+            let said = operator.fail(args, 2);
+            assert!(said.contains(told), "{args:?}: {said}");
+        }
     }
 }
 

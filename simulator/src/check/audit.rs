@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hardtack::agent::effects::Entry;
 use hardtack::agent::request::{DecisionReply, Verdict};
-use hardtack::ids::{DeviceId, EraId, FleetId, StepId, TaskId};
+use hardtack::ids::{BlockId, DeviceId, EraId, FleetId, StepId, TaskId};
 use hardtack::wire::audit::segment::Upload;
 use hardtack::wire::audit::{Event, Gap, GapCause, Named, Record, TaskEvent, TaskStep, TrustChange};
 use hardtack::wire::bundle::PublicKey;
@@ -224,6 +224,22 @@ impl AuditCheck {
         };
         let found = is_durable(durable, about);
         let broken = (!found).then(|| format!("{name} told of step {step} before the record of it was durable"));
+        tally.tried(Id::AuditedFirst, at, broken);
+    }
+
+    /// A narrowed credential is about to reach its program: the record of just that must be durable.
+    pub(crate) fn told_of_sibling(
+        &self,
+        tally: &mut Tally,
+        at: u64,
+        (_, name): (u32, &DeviceId),
+        (task, chain): (&TaskId, &[BlockId]),
+        durable: &Medium,
+    ) {
+        let about = |event: &TaskEvent| event.step == TaskStep::Attenuated && event.chain == chain;
+        let found = is_durable(durable, about);
+        let broken = (!found)
+            .then(|| format!("{name} narrowed a credential of task {task} before the record of it was durable"));
         tally.tried(Id::AuditedFirst, at, broken);
     }
 

@@ -6,6 +6,7 @@
 //! Never: trusts a clock of the gateway. Bounds are measured by the oracle's clock.
 //! Read next: `model.rs`, which keeps the credentials; `clock.rs`, which says what follows from what was told.
 
+mod siblings;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use super::clock::{Knowledge, Synced};
 use super::feed::Own;
 use super::suspend::{Clause, Lock, Suspension};
 use super::{Id, Tally};
+pub(crate) use siblings::{Narrow, Narrower, Shown};
 pub(crate) use steps::{Exchange, Given};
 
 use crate::clocks::date;
@@ -349,6 +351,7 @@ pub(crate) struct AuthorityCheck {
     published: BTreeMap<Target, (Timestamp, Timestamp)>,
     shares: BTreeMap<(TimeClass, Synced), Share>,
     exchanges: steps::Exchanges,
+    narrowings: siblings::Narrowings,
     burned: Bearing,
 }
 
@@ -361,6 +364,7 @@ impl AuthorityCheck {
             published: BTreeMap::new(),
             shares: BTreeMap::new(),
             exchanges: Default::default(),
+            narrowings: Default::default(),
             burned: Bearing::default(),
         }
     }
@@ -787,6 +791,7 @@ impl AuthorityCheck {
     /// In the end: the share of what was allowed while faults lasted.
     pub(crate) fn finish(&self, tally: &mut Tally, at: u64) {
         self.exchanges.finish(tally, at);
+        self.narrowings.finish(tally, at);
         let of = |synced: Synced| {
             let shares = self.shares.iter().filter(|((_, of), _)| *of == synced);
             shares.fold((0, 0), |(good, allowed), (_, share)| (good + share.good, allowed + share.allowed))

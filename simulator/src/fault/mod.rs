@@ -35,6 +35,7 @@ mod clock;
 mod disk;
 mod identity;
 mod load;
+mod narrowed;
 mod network;
 mod planner;
 mod process;
@@ -52,6 +53,7 @@ pub(crate) use identity::EMERGENCY_LIFE_MAX;
 pub use identity::{EmergencyTheft, EmergencyWhat, MoveTo, RevokeWhat, RotateWhat};
 pub use load::FloodWhat;
 pub(crate) use load::STORM_MAX;
+pub use narrowed::Overstep;
 pub use network::Direction;
 pub use planner::Misuse;
 pub use process::{Boundary, Firmware, WallAfter};
@@ -68,7 +70,7 @@ type Says = &'static [(&'static str, &'static str)];
 type Named = (&'static str, &'static [&'static str], Says, fn(&mut FaultText) -> Result<Kind, String>);
 
 /// All that a file can name, family by family.
-const CATALOGUE: [(&str, &[Named]); 8] = [
+const CATALOGUE: [(&str, &[Named]); 9] = [
     ("links", network::NAMES),
     ("broker", broker::NAMES),
     ("clocks", clock::NAMES),
@@ -77,6 +79,7 @@ const CATALOGUE: [(&str, &[Named]); 8] = [
     ("keys, revocations, groups", identity::NAMES),
     ("load", load::NAMES),
     ("planners and steps", planner::NAMES),
+    ("narrowed credentials", narrowed::NAMES),
 ];
 
 /// Faults that befall the whole fleet, whoever is named.
@@ -330,6 +333,8 @@ pub enum Kind {
     },
     /// Somebody tries to get more by a planner, or by a step, than is due to him.
     Misuse(Misuse),
+    /// Somebody tries to get more by narrowing a credential, or by what was narrowed, than is due to him.
+    Overstep(Overstep),
     /// The supply fails.
     PowerCut {
         /// How long it is away.
@@ -440,6 +445,7 @@ impl Kind {
             Self::LinkDown { .. } => "link.down",
             Self::LinkSlow { .. } => "link.slow",
             Self::Misuse(how) => how.name(),
+            Self::Overstep(how) => how.name(),
             Self::PowerCut { .. } => "power.cut",
             Self::ProcessDowngrade { .. } => "process.downgrade",
             Self::ProcessRestart { .. } => "process.restart",
@@ -495,6 +501,7 @@ impl Kind {
             | Self::KeyRotate(_)
             | Self::LinkHalfOpen
             | Self::Misuse(_)
+            | Self::Overstep(_)
             | Self::Revoke(_)
             | Self::RevokeStorm { .. }
             | Self::Wire(_) => None,
@@ -573,7 +580,8 @@ mod tests {
         };
         let keys: String = keys.iter().map(|key| format!("{key} = {}\n", value(key))).collect();
         let head = "schema = 1\nname = \"x\"\nabout = \"x\"\nseed = 1\nduration = \"8h\"\nheal = \"6h\"\nrequire = []";
-        let world = "[workload.planner]\n[workload.identity]\n[fleet.upgrade.queue]\nquota_mib = 9";
+        let world =
+            "[workload.narrowing]\n[workload.planner]\n[workload.identity]\n[fleet.upgrade.queue]\nquota_mib = 9";
         let text = format!("{head}\n{world}\n[[fault]]\ndo = {name:?}\nat = \"1h\"\n{keys}");
         Scenario::parse(&text).map(|_| ()).map_err(|error| error.to_string())
     }

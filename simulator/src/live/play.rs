@@ -479,6 +479,8 @@ impl<'a> Play<'a> {
             | Act::GroupMove { .. }
             | Act::KeyRotate { .. }
             | Act::Misuse { .. }
+            | Act::Narrow { .. }
+            | Act::Overstep { .. }
             | Act::Plan { .. }
             | Act::ProcessUpgrade { .. }
             | Act::RevokeStorm { .. }

@@ -98,13 +98,14 @@ impl Timeline {
     }
 }
 
-/// The same where nobody brings a document: there is no provider here.
+/// The same where nobody brings a document, or narrows anything: there is no provider here, and nobody asks for that.
 fn without_documents(case: &Case, entries: Vec<Entry>) -> Case {
     let change = |table: &mut Table| {
         // The plan says what happens.
         table.remove("fault");
         if let Some(Value::Table(workload)) = table.get_mut("workload") {
             workload.remove("identity");
+            workload.remove("narrowing");
         }
     };
     case.changed(change, entries).expect("what nobody asks for can be left out")
@@ -191,6 +192,8 @@ fn unapplied(act: &Act) -> Option<String> {
         Act::KeyRotate { what } => Some(what.name().into()),
         // All programs here are of one user: nobody could be an executor.
         Act::Misuse { how, .. } => Some(how.name().into()),
+        Act::Overstep { how, .. } => Some(how.name().into()),
+        Act::Narrow { .. } => Some("narrowing".into()),
         Act::Plan { .. } => Some("planner".into()),
         Act::RevokeStorm { .. } => Some("revoke.storm".into()),
         Act::ServiceAhead { .. } => Some("service.ahead".into()),

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{
     AckTrick, Boundary, Damage, Direction, EmergencyTheft, EmergencyTrick, EmergencyWhat, FeedTrick, Firmware,
-    FloodWhat, Forgotten, Hostility, Misuse, MoveTo, Part, Refusal, ResetWhat, Retained, RevokeWhat, RotateWhat,
-    Statement, Sync, WallAfter, WireTrick,
+    FloodWhat, Forgotten, Hostility, Misuse, MoveTo, Overstep, Part, Refusal, ResetWhat, Retained, RevokeWhat,
+    RotateWhat, Statement, Sync, WallAfter, WireTrick,
 };
 
 /// One thing that happens. Where it is about a gateway, `device` is its number.
@@ -285,6 +285,26 @@ pub enum Act {
         #[serde(with = "draw")]
         pick: u64,
     },
+    /// A program has a credential of its own narrowed, or uses one that was.
+    Narrow {
+        /// The gateway.
+        device: u32,
+        /// What it does.
+        does: Narrows,
+        /// Picks the credential, and what it is narrowed to or used for.
+        #[serde(with = "draw")]
+        pick: u64,
+    },
+    /// Somebody tries to get more by narrowing a credential, or by what was narrowed, than is due to him.
+    Overstep {
+        /// The gateway.
+        device: u32,
+        /// What he tries.
+        how: Overstep,
+        /// Picks with which credential.
+        #[serde(with = "draw")]
+        pick: u64,
+    },
     /// A planner does its work, or an executor what was planned for it.
     Plan {
         /// The gateway.
@@ -451,6 +471,8 @@ macro_rules! device_of {
             | Act::LinkSlow { device, .. }
             | Act::LinkUp { device, .. }
             | Act::Misuse { device, .. }
+            | Act::Narrow { device, .. }
+            | Act::Overstep { device, .. }
             | Act::Plan { device, .. }
             | Act::PowerCut { device, .. }
             | Act::ProcessDowngrade { device, .. }
@@ -549,6 +571,8 @@ impl Act {
             | Self::KeyRotate { .. }
             | Self::LinkHalfOpen { .. }
             | Self::Misuse { .. }
+            | Self::Narrow { .. }
+            | Self::Overstep { .. }
             | Self::Plan { .. }
             | Self::PowerCut { .. }
             | Self::ProcessRestart { .. }
@@ -562,6 +586,18 @@ impl Act {
         };
         Some((what, turn))
     }
+}
+
+/// What programs do with what they have narrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Narrows {
+    /// A program has a credential narrowed.
+    Asks,
+    /// A program lets go of the connection that its task hangs on.
+    Leaves,
+    /// A program uses a narrowed credential.
+    Uses,
 }
 
 /// What planners and executors do on an ordinary day.

@@ -86,6 +86,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         | Act::DiskCopy { .. }
         | Act::Distinct { .. }
         | Act::Finish { .. }
+        | Act::Narrow { .. }
         | Act::Plan { .. }
         | Act::Status { .. } => return None,
         Act::BrokerAck { device, trick } => (at(device), trick.name(), ONCE),
@@ -130,6 +131,7 @@ fn part_of(act: &Act) -> Option<(Whom, &'static str, Shape)> {
         Act::LinkSlow { device, turn, .. } => (at(device), "link.slow", (*turn).into()),
         Act::LinkUp { device, .. } => (at(device), "link.down", Shape::Ends),
         Act::Misuse { device, how, .. } => (at(device), how.name(), ONCE),
+        Act::Overstep { device, how, .. } => (at(device), how.name(), ONCE),
         Act::PowerCut { device, lasts, .. } => (at(device), "power.cut", Shape::Whole(*lasts)),
         Act::ProcessDowngrade { device, turn } => (at(device), "process.downgrade", (*turn).into()),
         Act::ProcessStop { device, turn } => (at(device), "process.stop", (*turn).into()),

@@ -23,7 +23,7 @@ pub use crate::check::Breach;
 use crate::fleet_answers::Answers;
 
 /// Every property that is judged.
-pub const PROPERTIES: [&str; 39] = [
+pub const PROPERTIES: [&str; 40] = [
     "I1",
     "I2",
     "I3",
@@ -42,6 +42,7 @@ pub const PROPERTIES: [&str; 39] = [
     "I6",
     "I6.child",
     "I6.exchange",
+    "I6.sibling",
     "I6.step",
     "I7",
     "I8.sealed",

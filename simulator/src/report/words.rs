@@ -43,6 +43,10 @@ pub(crate) fn property(id: &str) -> (&'static str, &'static str) {
             "A planner gives away only what it may",
             "A planner got more than steps of its own task for those whom its grant names.",
         ),
+        "I6.sibling" => (
+            "What a device narrows stays within what it was made of",
+            "A narrowed credential allowed more, to somebody else, or for longer than it may, or was made where none may be.",
+        ),
         "I6.step" => (
             "A step is used once, by its executor, for its part",
             "A step was used twice, by somebody else, for more than it is for, or after its task.",
@@ -140,6 +144,10 @@ pub(crate) fn fault(name: &str) -> &'static str {
         ("file.rotten", "a bit of a state file flips"),
         ("flood", "a program asks as fast as it can"),
         ("key.", "the root keys put a new key in the place of one"),
+        (
+            "narrowed.",
+            "somebody tries to get more by narrowing a credential, or by what was narrowed, than is due to him",
+        ),
         ("planner.", "a planner that was taken over asks for more than is due to it"),
         ("step.", "somebody tries to get more by a step than that is for"),
         ("disk.lies", "syncs of a part of its state folder do nothing, and say that all is well"),

@@ -53,7 +53,7 @@ fn part(pick: u64) -> Right {
 }
 
 /// Something that a right covers: operation and resource.
-fn done_with(right: &Right) -> (&str, &str) {
+pub(super) fn done_with(right: &Right) -> (&str, &str) {
     let resource = if right.resource.ends_with('*') { ONE_RESOURCE } else { right.resource.as_str() };
     (right.action.as_str(), resource)
 }
@@ -63,7 +63,7 @@ impl World<'_> {
     pub(crate) fn plan(&mut self, device: u32, does: Planning, pick: u64) {
         let Some(planner) = self.scenario.workload.planner.as_ref().filter(|_| self.is_running(device)) else { return };
         match does {
-            Planning::Begins => self.begin(device, &PLANNER, (planner.task_ttl.0, planner.task_uses)),
+            Planning::Begins => self.begin(device, &PLANNER, (planner.task_ttl.0, planner.task_uses), None),
             Planning::Executes => {
                 let Some(number) = self.step_of(device, pick, Standing::Good) else { return };
                 self.execute(device, number, TokenChoice::Valid, pick);
@@ -173,13 +173,13 @@ impl World<'_> {
     /// A planner's task on a gateway that stands so.
     fn planner_of(&mut self, device: u32, pick: u64, standing: Standing) -> Option<usize> {
         let is_one = |credential: &Credential| matches!(credential.role, Role::Plan { .. });
-        self.model.pick_planned(self.acting, &self.moment(device), pick, standing, is_one)
+        self.model.pick_one(self.acting, &self.moment(device), pick, standing, is_one)
     }
 
     /// A step on a gateway that stands so.
     fn step_of(&mut self, device: u32, pick: u64, standing: Standing) -> Option<usize> {
         let is_one = |credential: &Credential| matches!(credential.role, Role::Step(_));
-        self.model.pick_planned(self.acting, &self.moment(device), pick, standing, is_one)
+        self.model.pick_one(self.acting, &self.moment(device), pick, standing, is_one)
     }
 
     /// What a planner asks for on an ordinary day.
@@ -237,7 +237,7 @@ impl World<'_> {
                 self.take_step(device, exchange);
             }
             Role::Step(_) => self.execute(device, number, TokenChoice::Expired, 0),
-            Role::Work => {}
+            Role::Narrowed(_) | Role::Work => {}
         }
     }
 
@@ -246,7 +246,7 @@ impl World<'_> {
         let moment = self.moment(device);
         let is_step = |credential: &Credential| matches!(credential.role, Role::Step(_));
         for (standing, choice) in [(Standing::Spent, TokenChoice::Spend), (Standing::Finished, TokenChoice::Finished)] {
-            for number in self.model.newest_planned(&moment, 2, standing, is_step) {
+            for number in self.model.newest_ones(&moment, 2, standing, is_step) {
                 self.execute(device, number, choice, 0);
             }
         }
@@ -325,7 +325,7 @@ impl World<'_> {
 pub(super) fn named(credential: &Credential) -> Named {
     let step = match &credential.role {
         Role::Step(step) => Some(step.named.clone()),
-        Role::Plan { .. } | Role::Work => None,
+        Role::Narrowed(_) | Role::Plan { .. } | Role::Work => None,
     };
     Named {
         owner: credential.owner.clone(),

@@ -96,10 +96,15 @@ fn unit_of(path: &str) -> Option<String> {
     let name = parts(path)?.find(|part| !part.ends_with(".slice"))?;
     // systemd escapes what the kernel would take for a file of its own.
     let name = name.strip_prefix('_').unwrap_or(name);
-    let (stem, kind) = name.rsplit_once('.')?;
+    is_unit(name).then(|| name.to_owned())
+}
+
+/// Whether a unit that processes can be in has such a name.
+pub(super) fn is_unit(name: &str) -> bool {
+    let Some((stem, kind)) = name.rsplit_once('.') else { return false };
     let fine = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     let whole = !stem.is_empty() && name.len() <= 255 && name.chars().all(fine);
-    (whole && matches!(kind, "service" | "scope" | "socket" | "mount" | "swap")).then(|| name.to_owned())
+    whole && matches!(kind, "service" | "scope" | "socket" | "mount" | "swap")
 }
 
 /// The outermost container and the pod of a group's path.
@@ -175,8 +180,12 @@ fn pod_of(part: &str) -> Option<String> {
         Some(_) => return None,
         None => part.strip_prefix("pod")?.to_owned(),
     };
-    let plain = is_hex(&uid.replace('-', ""), 32);
-    plain.then_some(uid)
+    is_pod(&uid).then_some(uid)
+}
+
+/// Whether it is a pod's uid, in either of the two forms that Kubernetes has.
+pub(super) fn is_pod(uid: &str) -> bool {
+    is_hex(&uid.replace('-', ""), 32)
 }
 
 /// The names of a path from the root on; none where it leaves what is seen here.

@@ -4,6 +4,7 @@ use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::Signer;
 use serde_json::{json, Value};
 
+use super::super::attest::forms;
 use super::super::request::{
     IdentityDocument, Problem, ProblemCode, Reason, Reply, Request, Socket, TakeStep, TaskReply, TaskSummary, Verdict,
 };
@@ -38,6 +39,7 @@ fn rig() -> Rig {
         let class = || "valve".parse().unwrap();
         spec.may_begin.push((format!("oidc:sub:{ISSUER}#ann"), class()));
         spec.may_begin.push((format!("spiffe:id:{DOMAIN}/planner"), class()));
+        spec.may_begin.iter().for_each(|(selector, _)| assert_eq!(forms::form(selector), Ok(())));
         spec.rights.push(crate::wire::token::ClassRight { class: class(), right: right("valve/1", "turn") });
     });
     trusting(&mut rig, vec![issuer(ISSUER, &[31, 32]), issuer(DOMAIN, &[33])]);

@@ -4,8 +4,12 @@
 //! Never: is asked by a device: what the fleet signed is in force.
 //! Read next: `../policy.rs`, `../../wire/biscuit.rs` for what evaluation costs.
 
+use std::collections::BTreeSet;
+
+use biscuit_auth::builder::{Binary, Op, Rule, Term, Unary};
 use biscuit_auth::parser::parse_source;
 
+use super::expressions::{parts, Part};
 use super::{as_block, asked, unbounded, Policy};
 use crate::profile::VerifyLimits;
 use crate::wire::biscuit::{self, Defect};
@@ -72,7 +76,53 @@ pub fn lint(policy: &Policy, limits: &VerifyLimits) -> Result<Vec<String>, Strin
     if allows.is_none() {
         warnings.push("no policy allows anything".into());
     }
+    for Part { named, text, lets_pass, queries } in parts(&source, datalog) {
+        if queries.iter().any(|query| is_lenient(query, lets_pass)) {
+            warnings.push(format!(
+                "{named} lets pass an argument of another type than what it is compared with: by `==`, `!=` and `contains` \"5\" is \
+                 not equal to 5; `===` and `!==` cannot be evaluated for it, which denies: {text}"
+            ));
+        }
+    }
     Ok(warnings)
+}
+
+/// Whether a part stops at what an argument is equal to, or lets pass what it is not equal to: one of another type passes.
+fn is_lenient(query: &Rule, lets_pass: Option<bool>) -> bool {
+    let arguments = query.body.iter().filter(|asked| asked.name == "argument");
+    let values: BTreeSet<&str> = arguments.filter_map(|asked| variable(asked.terms.get(1)?)).collect();
+    query.expressions.iter().any(|expression| compares_leniently(&expression.ops, &values, lets_pass))
+}
+
+fn compares_leniently(ops: &[Op], values: &BTreeSet<&str>, lets_pass: Option<bool>) -> bool {
+    ops.iter().enumerate().any(|(place, op)| {
+        if let Op::Closure(_, ops) = op {
+            return compares_leniently(ops, values, lets_pass);
+        }
+        let (before, after) = ops.split_at(place);
+        let [.., Op::Value(left), Op::Value(right)] = before else { return false };
+        let is_value = |term| variable(term).is_some_and(|name| values.contains(name));
+        let beside_literal =
+            [(left, right), (right, left)].iter().any(|(one, other)| is_value(one) && variable(other).is_none());
+        let is_many = matches!(left, Term::Array(_) | Term::Map(_) | Term::Set(_));
+        let asks_equal = match op {
+            Op::Binary(Binary::HeterogeneousEqual) if beside_literal => true,
+            Op::Binary(Binary::HeterogeneousNotEqual) if beside_literal => false,
+            Op::Binary(Binary::Contains) if beside_literal && is_many => true,
+            Op::Binary(_) | Op::Closure(..) | Op::Unary(_) | Op::Value(_) => return false,
+        };
+        let unary = after.iter().skip(1).map_while(|op| if let Op::Unary(unary) = op { Some(unary) } else { None });
+        let negated = unary.filter(|unary| **unary == Unary::Negate).count() % 2 == 1;
+        lets_pass != Some(asks_equal != negated)
+    })
+}
+
+fn variable(term: &Term) -> Option<&str> {
+    if let Term::Variable(name) = term {
+        Some(name)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +160,34 @@ mod tests {
             Ok(&["policy 1 allows before policy 2, 3"]),
         );
         check("deny if risk(\"high\");", Ok(&["no policy allows"]));
+        let other_type = "lets pass an argument of another type";
+        for lenient in [
+            "deny if argument(\"n\", $n), $n == 5;",
+            "deny if operation(\"w\"), argument(\"n\", $n), $n > 7 || 5 == $n;",
+            "deny if argument(\"n\", $n), [5, 6].contains($n);",
+            "deny if argument(\"n\", $n), !($n != 5);",
+            "reject if argument(\"n\", $n), {5, 6}.contains($n);",
+            "check if argument(\"n\", $n), $n != 5;",
+            "check if operation(\"r\") or argument(\"n\", $n), ![5, 6].contains($n);",
+            "check all argument(\"n\", $n), !($n == 5);",
+            "allow if argument(\"n\", $n), $n != 5;",
+            "five(true) <- argument(\"n\", $n), $n == 5; deny if five(true);",
+        ] {
+            check(&format!("{lenient} {BUILT_IN}"), Ok(&[other_type]));
+        }
+        for strict in [
+            "deny if argument(\"n\", $n), $n === 5;",
+            "deny if argument(\"n\", $n), $n != 5;",
+            "deny if argument(\"n\", $n), ![5, 6].contains($n);",
+            "check if argument(\"n\", $n), $n !== 5;",
+            "check if argument(\"n\", $n), $n == 5;",
+            "check if argument(\"n\", $n), [5, 6].contains($n);",
+            "deny if operation($o), $o == \"write\";",
+            "deny if argument($name, $n), [\"a\", \"b\"].contains($name);",
+            "deny if argument(\"n\", $n), $n.contains(\"..\");",
+        ] {
+            check(&format!("{strict} {BUILT_IN}"), Ok(&[]));
+        }
         // A right that the policy makes itself is one of this fleet's too.
         check("right(\"a\", \"read\"); allow if right(\"a\", \"read\");", Ok(&[]));
     }

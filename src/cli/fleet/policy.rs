@@ -18,7 +18,7 @@ use super::super::{Exit, Failure};
 use super::{millis, now, operator, Session};
 use crate::agent::policy::{unparsed, Policy};
 use crate::cli::output::Format;
-use crate::fleet::policy::{set, warnings};
+use crate::fleet::policy::{check, set};
 use crate::fleet::FleetError;
 use crate::ids::RiskClass;
 use crate::profile::TEXT_BYTES_MAX;
@@ -92,13 +92,13 @@ fn read(file: &Path, at: Timestamp) -> Result<Policy, Failure> {
     if let Some(where_not) = unparsed(&document.datalog) {
         return Err(usage(output::visible(&where_not)));
     }
-    Policy::parse(document).map_err(|refused| usage(refused.to_string()))
+    Policy::parse(document).map_err(|refused| usage(output::visible(&refused.to_string())))
 }
 
 fn put(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let at = now()?;
     let policy = read(file, at)?;
-    let warnings = warnings(&policy)?;
+    let warnings = check(&policy)?;
     let document = policy.document;
     let mut fleet = session.open()?;
     let (name, key) = (fleet.operator.clone(), fleet.operator_key()?);
@@ -123,7 +123,7 @@ fn test(cases: &Path, policy: Option<&Path>, session: &Session) -> Result<Exit, 
             (policy.map_err(|refused| FleetError::Refused { what: "the policy", refused })?, book.fleet().clone())
         }
     };
-    let told = warnings(&policy).map_err(|error| Failure::new(Exit::Usage, error, ""))?;
+    let told = check(&policy)?;
     if session.format == Format::Human {
         told.iter().for_each(|warning| output::tell(&format!("warning: {warning}")));
     }

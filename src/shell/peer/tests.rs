@@ -1,6 +1,6 @@
 //! Real processes at the other end: this test program again, which plays a part that a variable names.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
@@ -318,13 +318,48 @@ async fn a_holder_is_an_ancestor_and_nobody_else() {
     end(stranger);
 }
 
+/// A copy of a program. Were it written by this process, one that another test starts meanwhile could have it open, and nobody
+/// could run it.
+fn copy(name: &str, to: &Path) {
+    let folders = ["/usr/bin", "/bin"].into_iter();
+    let original = folders.map(|folder| Path::new(folder).join(name)).find(|path| path.exists()).unwrap();
+    assert!(Command::new("cp").args([&original, to]).status().unwrap().success());
+}
+
+#[test]
+fn who_runs_another_file_of_the_same_name_runs_another_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, next) = (folder.path().join("meter"), folder.path().join("next"));
+    copy("sh", &path);
+    copy("cat", &next);
+    let mut child = Command::new(&path)
+        .args(["-c", r#"echo ready; read line; exec "$0""#])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = super::number(child.id()).unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "ready");
+    let before = proc::runs(pid).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    let stdin = child.stdin.as_mut().unwrap();
+    stdin.write_all(b"now\n").unwrap();
+    // What answers is the other one.
+    stdin.write_all(b"x\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "x");
+    let after = proc::runs(pid).unwrap();
+    assert_ne!(before, after);
+    assert_eq!(proc::program(pid).map(PathBuf::from), Some(path));
+    end(child);
+}
+
 #[test]
 fn a_path_counts_only_while_it_names_what_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let cat = ["/usr/bin/cat", "/bin/cat"].into_iter().find(|path| Path::new(path).exists()).unwrap();
     let path = folder.path().join("meter");
-    // Were it written by this process, one that another test starts meanwhile could have it open, and nobody could run it.
-    assert!(Command::new("cp").args([Path::new(cat), &path]).status().unwrap().success());
+    copy("cat", &path);
     let child = Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let pid = super::number(child.id()).unwrap();
     let digests = Digests::default();

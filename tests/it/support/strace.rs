@@ -60,9 +60,11 @@ impl Due {
             self.db_written |= wrote;
             self.db_synced = (self.db_synced || synced) && !wrote;
         } else if rest.contains("/anchor.") {
+            // Before any record it is that of a commit from before, and counts for nothing here.
+            let wrote = wrote && self.db_written;
             assert!(!wrote || self.db_synced, "the anchor must not run ahead of the records that it has seen");
             self.anchor_written |= wrote;
-            self.anchor_synced = (self.anchor_synced || synced) && !wrote;
+            self.anchor_synced = (self.anchor_synced || synced && self.anchor_written) && !wrote;
         }
     }
 

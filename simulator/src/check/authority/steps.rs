@@ -137,7 +137,7 @@ impl AuthorityCheck {
                 return judge.tried(Id::OnlyNarrowerExchange, how);
             }
             (Role::Step(step), Some(task)) => (step, task),
-            (Role::Step(_) | Role::Work, _) => return,
+            (Role::Narrowed(_) | Role::Step(_) | Role::Work, _) => return,
         };
         let known = &self.known[moment.device as usize];
         if credential.allows > 0 && !known.unboxed.covers(credential.issued) {
@@ -167,7 +167,7 @@ impl AuthorityCheck {
 }
 
 /// Whether some of these rights cover one.
-fn is_within(part: &Right, whole: &[Right]) -> bool {
+pub(super) fn is_within(part: &Right, whole: &[Right]) -> bool {
     let covers = |right: &Right| match right.resource.strip_suffix('*') {
         Some(below) => part.resource.starts_with(below),
         None => part.resource == right.resource,

@@ -5,6 +5,7 @@
 //! Never: decides an answer.
 //! Read next: `attest.rs`, then `decide.rs`.
 
+pub mod object;
 pub mod preview;
 pub mod revocations;
 pub mod trail;
@@ -173,6 +174,7 @@ pub struct BeginTask {
     /// The class of the task.
     pub task: TaskClass,
     /// The rights that it needs.
+    #[serde(deserialize_with = "object::each")]
     pub rights: Vec<Right>,
     /// How long, in seconds.
     pub ttl_s: u64,
@@ -193,7 +195,7 @@ pub struct BeginTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
     /// Who initiates it, in the words of somebody whom the trust bundle names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object::perhaps")]
     pub identity: Option<IdentityDocument>,
     /// The header `Idempotency-Key`: who asks again with the same gets the same answer.
     #[serde(skip)]
@@ -230,6 +232,7 @@ pub struct TakeStep {
     /// The selector of the workload that is to use the step, for example `unix:uid:2002`.
     pub executor: String,
     /// What it may do: nothing that the task may not.
+    #[serde(deserialize_with = "object::each")]
     pub rights: Vec<Right>,
     /// How long, in seconds; at the longest as long as the task's credential.
     pub ttl_s: u64,

@@ -17,7 +17,7 @@ mod shed;
 use biscuit_auth::builder::BiscuitBuilder;
 use biscuit_auth::datalog::SymbolTable;
 
-use super::effects::{LinkCommand, Publish, StateFile};
+use super::effects::{LinkCommand, Publish, StateFile, StoredSegment};
 use super::holder::ProcessId;
 use super::request::{
     Authorize, BeginTask, Mode, Origin, ProblemCode, Process, Reason, Reply, Request, Socket, TimeClass, Verdict,
@@ -26,6 +26,7 @@ use super::rig::{announce_with, key, right, set_of, Reboot, Rig, Rule, START_S};
 use super::{Input, LinkEvent};
 use crate::ids::{BootId, GrantId, Hash};
 use crate::time::{Millis, Timestamp};
+use crate::wire::audit::segment::{SegmentHeader, SEGMENT_RECORDS_MAX};
 use crate::wire::audit::{Event, GrantStep, TaskStep};
 use crate::wire::bundle::Feed;
 use crate::wire::envelope::Signed;
@@ -210,6 +211,43 @@ fn finished_tasks_are_refused_across_restarts() {
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
     rig.restart(Reboot::Kernel);
     check(&mut rig, &task.token, "read", "modbus/a", Reason::Revoked);
+}
+
+#[test]
+fn a_stranger_cannot_finish_renew_await_or_list_a_live_task() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    let id = || task.task_id.clone();
+    for request in [Request::Finish(id()), Request::Renew(id()), Request::Wait(id())] {
+        match rig.ask(1002, Socket::Agent, request.clone()) {
+            Reply::Problem(problem) => {
+                assert_eq!(problem.code, ProblemCode::NotFound, "{request:?}: {}", problem.detail)
+            }
+            other => panic!("{request:?}: {other:?}"),
+        }
+    }
+    assert_eq!(rig.ask(1002, Socket::Agent, Request::Tasks), Reply::Tasks(Vec::new()));
+    check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    let Reply::Tasks(own) = rig.ask(1001, Socket::Agent, Request::Tasks) else { panic!() };
+    assert_eq!(own.len(), 1, "whose it is sees it");
+}
+
+#[test]
+fn what_a_start_closes_is_marked_recovered_and_nothing_else() {
+    let mut rig = Rig::new();
+    let task = rig.begin(vec![right("modbus/*", "read")], None);
+    while rig.disk.records().len() < SEGMENT_RECORDS_MAX as usize + 20 {
+        check(&mut rig, &task.token, "read", "modbus/a", Reason::Allowed);
+    }
+    let era = *rig.disk.eras.keys().last().unwrap();
+    let marks = |rig: &Rig| -> Vec<bool> {
+        let (_, segments) = &rig.disk.eras[&era];
+        let header = |row: &StoredSegment| Signed::<SegmentHeader>::from_bytes(&row.header).unwrap().claim().unwrap();
+        segments.iter().map(|row| header(row).recovered).collect()
+    };
+    assert_eq!(marks(&rig), [false], "it closed that itself");
+    rig.restart(Reboot::Process);
+    assert_eq!(marks(&rig), [false, true]);
 }
 
 #[test]

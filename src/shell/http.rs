@@ -255,6 +255,14 @@ pub(in crate::shell) fn make_room(path: &Path) -> Result<(), BindError> {
 
 /// Binds, sets group and mode, and only then listens: nobody connects before they are in force.
 pub(in crate::shell) fn listen(path: &Path, group: Option<u32>, mode: u32) -> Result<UnixListener, BindError> {
+    let failed = |what| move |source: io::Error| BindError::Io { what, path: path.into(), source };
+    let fd = closed(path, group, mode)?;
+    rustix::net::listen(&fd, BACKLOG).map_err(io::Error::from).map_err(failed("listen on"))?;
+    UnixListener::from_std(fd.into()).map_err(failed("serve"))
+}
+
+/// A socket in its place, with group and mode, to which nobody connects yet.
+fn closed(path: &Path, group: Option<u32>, mode: u32) -> Result<OwnedFd, BindError> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |what| move |source: io::Error| BindError::Io { what, path: path.into(), source };
     let bound = || -> rustix::io::Result<OwnedFd> {
@@ -269,8 +277,7 @@ pub(in crate::shell) fn listen(path: &Path, group: Option<u32>, mode: u32) -> Re
     }
     let permissions = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, permissions).map_err(failed("set the mode of"))?;
-    rustix::net::listen(&fd, BACKLOG).map_err(io::Error::from).map_err(failed("listen on"))?;
-    UnixListener::from_std(fd.into()).map_err(failed("serve"))
+    Ok(fd)
 }
 
 /// Where connections come from.
@@ -446,7 +453,11 @@ impl Server {
         let (stream, heads) = framing::watch(stream);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (server, peer, clear) = (server.clone(), peer.clone(), heads.next(&request));
-            async move { Ok::<_, std::convert::Infallible>(server.respond(request, clear, peer).await) }
+            async move {
+                let id = enforce::request_id(request.uri().path(), request.headers());
+                let answer = server.respond(request, clear, peer).await;
+                Ok::<_, std::convert::Infallible>(enforce::under_its_name(id, answer))
+            }
         });
         let head_max = self.limits.header_bytes_max.saturating_add(HEAD_SLACK);
         let connection = http1::Builder::new()
@@ -542,4 +553,23 @@ async fn asked(mut stop: watch::Receiver<bool>) {
 fn head_bytes(request: &hyper::Request<Incoming>) -> usize {
     let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     request.uri().path_and_query().map_or(0, |path| path.as_str().len()) + fields.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn nobody_connects_before_the_modes_are_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let fd = closed(&path, None, 0o660).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o660);
+        let early = std::os::unix::net::UnixStream::connect(&path).unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::ConnectionRefused);
+        rustix::net::listen(&fd, BACKLOG).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+    }
 }

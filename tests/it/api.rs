@@ -80,9 +80,14 @@ impl Rig {
     }
 
     fn ask(&self, socket: &str, method: &str, path: &str, body: &str) -> Answer {
+        self.ask_with(socket, &format!("{method} {path}"), &[], body)
+    }
+
+    fn ask_with(&self, socket: &str, what: &str, headers: &[&str], body: &str) -> Answer {
         let mut stream = self.connect(socket);
         let length = body.len();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+        let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let request = format!("{what} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{lines}\r\n{body}");
         if let Err(error) = stream.write_all(request.as_bytes()) {
             // A server may answer before it has read all.
             assert_eq!(error.kind(), ErrorKind::BrokenPipe);
@@ -228,6 +233,58 @@ const BEGIN: &str = r#"{"task":"pump","rights":[{"resource":"meter/1","action":"
 
 const STEP: &str =
     r#"{"token":"t","executor":"unix:uid:2002","rights":[{"resource":"meter/1","action":"read"}],"ttl_s":60}"#;
+
+const PREVIEW: &str = r#"{"token":"t","questions":[{"operation":"read","resource":"meter/1"}]}"#;
+
+const EVALUATION: &str = r#"{"subject":{"type":"user","id":"a"},"action":{"name":"read","properties":{"n":1}},
+    "resource":{"type":"meter","id":"1"},"context":{"destination":"abc","risk":"abc","token":"abc"}}"#;
+
+/// A body of each path that takes JSON, with every object that can stand in it, and where it is served.
+const BODIES: [(&str, &str, &str); 10] = [
+    ("pep.sock", "/access/v1/evaluation", EVALUATION),
+    ("agent.sock", "/v1/attenuate", r#"{"token":"abc","ttl_s":60,"checks":["check if true"]}"#),
+    ("agent.sock", "/v1/authorize", r#"{"token":"t","operation":"read","resource":"meter/1","arguments":{"n":1}}"#),
+    ("agent.sock", "/v1/preview", PREVIEW),
+    ("admin.sock", "/v1/revocations/check", r#"{"target":{"device":"gw-07"}}"#),
+    ("admin.sock", "/v1/revocations/import", r#"{"file":"AAAA","name":"a"}"#),
+    (
+        "agent.sock",
+        "/v1/tasks",
+        r#"{"task":"pump","rights":[{"resource":"meter/1","action":"read"}],"ttl_s":60,"identity":{"type":"oidc","token":"a.b.c"}}"#,
+    ),
+    ("agent.sock", "/v1/tasks/{id}/steps", STEP),
+    ("admin.sock", "/v1/time", r#"{"file":"AAAA"}"#),
+    ("admin.sock", "/v1/time/challenge", "{}"),
+];
+
+/// The bodies in which one object stands as the array of its values, in the one order and the other.
+fn with_an_array_for_an_object(body: &Value) -> Vec<Value> {
+    fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                members.iter().for_each(|(name, value)| pointers(value, format!("{at}/{name}"), found));
+                found.push(at);
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(index, value)| pointers(value, format!("{at}/{index}"), found));
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    pointers(body, String::new(), &mut found);
+    let replaced = |pointer: &String, turned: bool| {
+        let mut body = body.clone();
+        let place = body.pointer_mut(pointer).unwrap();
+        let mut values: Vec<Value> = place.as_object().unwrap().values().cloned().collect();
+        if turned {
+            values.reverse();
+        }
+        *place = values.into();
+        body
+    };
+    found.iter().flat_map(|pointer| [replaced(pointer, false), replaced(pointer, true)]).collect()
+}
 
 /// Reads until the other side closes.
 fn rest_of(mut stream: UnixStream) -> String {
@@ -399,6 +456,94 @@ fn wrong_json_is_400_and_the_agent_goes_on() {
         rig.ask("agent.sock", "POST", "/v1/authorize", body).is_problem(400, "invalid_request");
     }
     assert_eq!(rig.ask("agent.sock", "POST", "/v1/authorize", AUTHORIZE).status, 200);
+}
+
+#[test]
+fn an_array_stands_for_no_object_in_any_body() {
+    let rig = Rig::start(|_| ());
+    let description = rig.ask("admin.sock", "GET", "/openapi.json", "").json();
+    let takes_json = |item: &Value| !item["post"]["requestBody"]["content"]["application/json"].is_null();
+    let described = description["paths"].as_object().unwrap().iter().filter(|(_, item)| takes_json(item));
+    for (path, _) in described {
+        assert!(BODIES.iter().any(|(_, known, _)| known == path), "{path} has no body here");
+    }
+    for (socket, path, body) in BODIES {
+        let (path, body): (_, Value) = (path.replace("{id}", "t-1"), serde_json::from_str(body).unwrap());
+        let whole = rig.ask(socket, "POST", &path, &body.to_string());
+        assert_ne!(whole.status, 400, "{path} {body}: {whole:?}");
+        for wrong in with_an_array_for_an_object(&body) {
+            let refused = rig.ask(socket, "POST", &path, &wrong.to_string());
+            assert_eq!(refused.status, 400, "{path} {wrong}: {refused:?}");
+            refused.is_problem(400, "invalid_request");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_no_text_is_told_as_any_wrong_id_is() {
+    let rig = Rig::start(|_| ());
+    for (method, what, body) in
+        [("POST", "finish", ""), ("POST", "renew", ""), ("POST", "steps", STEP), ("GET", "wait", "")]
+    {
+        for id in ["%ff", "%c3%28", "%ed%a0%80", "-bad"] {
+            let answer = rig.ask("agent.sock", method, &format!("/v1/tasks/{id}/{what}"), body);
+            answer.is_problem(400, "invalid_request");
+        }
+    }
+}
+
+#[test]
+fn an_evaluation_is_answered_under_the_name_of_its_request() {
+    let rig = Rig::start(|_| ());
+    let id = |what: &str, headers: &[&str], body: &str| {
+        let answer = rig.ask_with("pep.sock", what, headers, body);
+        let found = answer.head.lines().find_map(|line| line.strip_prefix("x-request-id: ").map(str::to_owned));
+        (answer.status, found)
+    };
+    let evaluate = "POST /access/v1/evaluation";
+    let named = Some("bfe9eb29-ab87".to_owned());
+    assert_eq!(id(evaluate, &["X-Request-ID: bfe9eb29-ab87"], EVALUATION), (200, named.clone()));
+    assert_eq!(id(evaluate, &["x-request-id: bfe9eb29-ab87"], "{}"), (400, named));
+    assert_eq!(id(evaluate, &[], EVALUATION), (200, None));
+    let long = format!("X-Request-ID: {}", "a".repeat(257));
+    for headers in [&[long.as_str()][..], &["X-Request-ID: a b"], &["X-Request-ID: \u{e9}"], &["X-Request-ID:"]] {
+        assert_eq!(id(evaluate, headers, EVALUATION), (200, None), "{headers:?}");
+    }
+    assert_eq!(id(evaluate, &["X-Request-ID: a", "X-Request-ID: b"], EVALUATION), (200, None));
+    assert_eq!(id("POST /v1/authorize", &["X-Request-ID: a"], AUTHORIZE), (200, None), "it is AuthZEN's");
+    let without = EVALUATION.replace(r#"{"destination":"abc","risk":"abc","token":"abc"}"#, "null");
+    assert!(without.contains(r#""context":null"#));
+    assert_eq!(id(evaluate, &[], &without).0, 200, "none is none");
+}
+
+#[test]
+fn a_token_in_a_header_beside_that_of_the_body_is_refused() {
+    let rig = Rig::start(|_| ());
+    const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
+    for other in ["Authorization: Bearer t", "Authorization: biscuit u", "Hardtack-Token: t"] {
+        rig.ask_with("agent.sock", "POST /v1/authorize", &[other], AUTHORIZE).is_problem(400, "invalid_request");
+        let told = rig.ask_with("pep.sock", "POST /introspect", &[FORM, other], "token=t");
+        assert_eq!((told.status, &told.json()["error"]), (400, &"invalid_request".into()), "{other}");
+        let evaluation = rig.ask_with("pep.sock", "POST /access/v1/evaluation", &[other], EVALUATION);
+        evaluation.is_problem(400, "invalid_request");
+    }
+    // What is no token of ours says nothing.
+    let basic = "Authorization: Basic eDp5";
+    assert_eq!(rig.ask_with("agent.sock", "POST /v1/authorize", &[basic], AUTHORIZE).status, 200);
+    assert_eq!(rig.ask_with("pep.sock", "POST /introspect", &[FORM, basic], "token=t").status, 200);
+}
+
+#[test]
+fn what_holds_a_token_is_kept_by_no_cache() {
+    let rig = Rig::start(|_| ());
+    const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
+    let exchange = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=abc&ttl_s=60\
+                    &subject_token_type=urn:ietf:params:oauth:token-type:access_token";
+    for (body, status) in [(exchange, 200), ("grant_type=password", 400)] {
+        let answer = rig.ask_with("agent.sock", "POST /token", &[FORM], body);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.head.contains("cache-control: no-store\r\n") && answer.head.contains("pragma: no-cache\r\n"));
+    }
 }
 
 #[test]
@@ -633,11 +778,13 @@ fn a_pipelined_flood_is_answered_in_order_and_meets_the_rate_limit() {
 
 #[test]
 fn one_connection_too_many_is_429_and_operators_still_get_in() {
-    let rig = Rig::start(|limits| (limits.connections_max, limits.concurrent_per_uid) = (8, 4));
+    // All connections are those that one user may have.
+    let rig = Rig::start(|limits| (limits.connections_max, limits.concurrent_per_uid) = (4, 4));
     let held: Vec<UnixStream> = (0..4).map(|_| rig.connect("agent.sock")).collect();
     // Accepted in order: when the fifth is answered, the four are in.
     let mut fifth = rig.connect("agent.sock");
     Answer::read(&mut fifth).is_problem(429, "throttled");
+    assert_eq!(rig.ask("admin.sock", "GET", "/healthz", "").status, 200, "while they are held");
     drop(held);
     // Their places are free once the server has seen that they are gone.
     let freed = (0..2000).any(|_| {
@@ -645,7 +792,6 @@ fn one_connection_too_many_is_429_and_operators_still_get_in() {
         rig.ask_or_turned_away("agent.sock") == 200
     });
     assert!(freed);
-    assert_eq!(rig.ask("admin.sock", "GET", "/healthz", "").status, 200);
 }
 
 impl Rig {

@@ -288,6 +288,7 @@ fn approve(
         rights: [
             ("meter/*", "read"),
             ("http/hmi.local/*", "read"),
+            ("http/public.local/*", "read"),
             ("secret/crm/*", "read"),
             ("secret/crm/*", "write"),
         ]

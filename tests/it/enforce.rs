@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hardtack::wire::token::{from_text, to_text};
 use serde_json::Value;
 
 use crate::daemon::Device;
@@ -50,17 +51,37 @@ impl Answer {
     }
 }
 
-/// Sends these bytes, and reads all that comes back. They ask that the connection is closed.
-fn send(socket: &Path, bytes: &str) -> Answer {
+/// Sends these bytes, which ask that the connection is closed, and reads all that comes back.
+fn exchange(socket: &Path, bytes: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes.as_bytes()).unwrap();
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all).unwrap();
-    let text = String::from_utf8(all).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {bytes:?}: {text:?}"));
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    all
+}
+
+/// The same, of a server that answers.
+fn send(socket: &Path, bytes: &str) -> Answer {
+    parsed(&exchange(socket, bytes))
+}
+
+#[track_caller]
+fn parsed(text: &str) -> Answer {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head}"));
     Answer { status, head: head.into(), body: body.into() }
+}
+
+/// The same of bytes that ask for no end of the connection: whoever says no more is answered and let go.
+fn last_words(socket: &Path, bytes: &str) -> Answer {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    parsed(&all)
 }
 
 fn ask(socket: &Path, method: &str, path: &str, headers: &[&str]) -> Answer {
@@ -99,20 +120,22 @@ fn is_there(program: &str) -> bool {
     found.is_ok()
 }
 
-/// A task that may read one thing.
+/// A task that may read one thing behind the proxy, and all of another host.
 fn begin(device: &Device) -> String {
-    let task = device.ok(&["task", "begin", "pump", "--right", "read:meter/1"]);
+    let rights = ["--right", "read:http/hmi.local/1", "--right", "read:http/public.local/*"];
+    let task = device.ok(&[&["task", "begin", "pump"], &rights[..]].concat());
     task["token"].as_str().unwrap().to_owned()
 }
 
-/// What every proxy must do, in front of an application that says `reading`.
+/// What every proxy must do, in front of an application that says `reading`, and which credentials it was sent.
 fn check(proxy: &Path, token: &str) {
     let bearer = format!("Authorization: Bearer {token}");
     let get = |path: &str, headers: &[&str]| ask(proxy, "GET", path, headers);
 
     let allowed = get("/1?unit=bar", &[&bearer]);
     assert_eq!((allowed.status, allowed.body.trim()), (200, "reading"), "{}", allowed.head);
-    assert_eq!(get("/1", &[&format!("Hardtack-Token: {token}")]).status, 200);
+    let by_its_own_header = get("/1", &[&format!("Hardtack-Token: {token}")]);
+    assert_eq!((by_its_own_header.status, by_its_own_header.body.trim()), (200, "reading"));
 
     let nobody = get("/1", &[]);
     assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, Some("Bearer realm=\"hardtack\"")));
@@ -137,11 +160,91 @@ fn check(proxy: &Path, token: &str) {
         let refused = ask(proxy, "POST", "/1", &[&bearer, header, "Content-Length: 0"]);
         assert_eq!(refused.status, 403, "{header}: {}", refused.head);
     }
-    for path in ["/2?base=meter/1", "/secret?base=meter", "/2?x=/1", "/1/..;/2"] {
+    for path in ["/2?base=http/hmi.local/1", "/secret?base=http/public.local", "/2?x=/1", "/1/..;/2"] {
         assert_eq!(get(path, &[&bearer]).status, 403, "{path}");
     }
     let both = get("/1", &[&bearer, &format!("Hardtack-Token: {token}")]);
     assert_eq!(both.status, 401, "{}", both.head);
+    no_other_host_passes(proxy, &bearer);
+    // One decision to read would open a connection in both directions.
+    for upgrade in ["websocket", "h2c", "0"] {
+        let refused = get("/1", &[&bearer, "Connection: Upgrade", &format!("Upgrade: {upgrade}")]);
+        assert_eq!(refused.status, 403, "{upgrade}: {}", refused.head);
+    }
+}
+
+/// The task may read all of `public.local`, and this is the proxy of `hmi.local`.
+fn no_other_host_passes(proxy: &Path, bearer: &str) {
+    for (target, host) in [
+        ("/1", "public.local"),
+        ("/secret", "public.local"),
+        ("/secret", "hmi.local.public.local"),
+        ("/secret", "public.local:80"),
+        ("/secret", ""),
+        ("http://public.local/secret", "hmi.local"),
+        ("http://hmi.local/secret", "public.local"),
+    ] {
+        for version in ["1.0", "1.1"] {
+            let said = exchange(
+                proxy,
+                &format!("GET {target} HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n{bearer}\r\n\r\n"),
+            );
+            assert!(!said.contains("reading"), "{target} of {host:?} by HTTP/{version}: {said}");
+        }
+    }
+    // A port of the client's makes no other host of it.
+    for host in ["hmi.local:81", "HMI.local"] {
+        let head = |target| format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{bearer}\r\n\r\n");
+        assert_eq!(send(proxy, &head("/1")).status, 200, "{host}");
+        assert_eq!(send(proxy, &head("/2")).status, 403, "{host}");
+    }
+}
+
+/// Each block says itself whose host it is, lets nothing be upgraded, and takes out what the upstream need not see. The first
+/// two are also seen to.
+#[test]
+fn every_block_names_its_host_and_takes_the_credential_out() {
+    for (language, needed, never) in [
+        (
+            "nginx",
+            &[
+                "default_server;\n    return 444;",
+                "://hmi.local$request_uri;",
+                "if ($http_upgrade",
+                "Authorization \"\"",
+                "Hardtack-Token \"\"",
+            ][..],
+            &["$host", "$http_host"][..],
+        ),
+        (
+            "caddy",
+            &["header_up X-Forwarded-Host hmi.local\n", "respond @upgrade 403", "-Authorization", "-Hardtack-Token"],
+            &["{http.request.host}"],
+        ),
+        (
+            "yaml\nhttp:",
+            &[
+                "/authz/forward-auth/http/hmi.local\"",
+                "&& !HeaderRegexp(`Upgrade`, `.`)",
+                "Authorization: \"\"",
+                "Hardtack-Token: \"\"",
+            ],
+            &["trustForwardHeader: true"],
+        ),
+        (
+            "yaml\n# in the http_connection_manager",
+            &["domains: [\"hmi.local\"]", "request_headers_to_remove: [authorization, hardtack-token]"],
+            &["upgrade_configs", "\"*\"", "failure_mode_allow: true"],
+        ),
+    ] {
+        let block = snippet(language);
+        for text in needed {
+            assert!(block.contains(text), "{text} is not in {block}");
+        }
+        for text in never {
+            assert!(!block.contains(text), "{text} is in {block}");
+        }
+    }
 }
 
 #[test]
@@ -159,7 +262,6 @@ fn nginx_asks_before_it_lets_through() {
             ("/run/hardtack/pep.sock", device.path("run/pep.sock").display().to_string()),
             ("listen 80", format!("listen unix:{}", proxy.display())),
             ("http://127.0.0.1:8080", format!("http://unix:{}:", app.display())),
-            ("/authz/auth-request", "/authz/auth-request/meter".into()),
         ],
     );
     let (folder, app) = (device.path("").display().to_string(), app.display());
@@ -170,7 +272,7 @@ fn nginx_asks_before_it_lets_through() {
     let user = if rustix::process::getuid().is_root() { "user root;\n" } else { "" };
     let text = format!(
         "{user}daemon off;\npid {folder}nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\naccess_log off;\n\
-         {temporary}server {{ listen unix:{app}; return 200 \"reading\\n\"; }}\n{servers}}}\n"
+         {temporary}server {{ listen unix:{app}; return 200 \"reading $http_authorization $http_hardtack_token\\n\"; }}\n{servers}}}\n"
     );
     let file = device.path("nginx.conf");
     std::fs::write(&file, text).unwrap();
@@ -199,13 +301,12 @@ fn caddy_asks_before_it_lets_through() {
             ("unix//run/hardtack/pep.sock", format!("unix/{}", device.path("run/pep.sock").display())),
             ("hmi.local {", format!("http://hmi.local {{\n    bind unix/{}", proxy.display())),
             ("127.0.0.1:8080", format!("unix/{}", app.display())),
-            ("/authz/forward-auth", "/authz/forward-auth/meter".into()),
         ],
     );
     let app = app.display();
     let text = format!(
         "{{\n    admin off\n    auto_https off\n}}\n{site}\nhttp:// {{\n    bind unix/{app}\n    \
-         respond reading\n}}\n"
+         respond \"reading {{header.Authorization}} {{header.Hardtack-Token}}\"\n}}\n"
     );
     let file = device.path("Caddyfile");
     std::fs::write(&file, text).unwrap();
@@ -224,53 +325,60 @@ fn caddy_asks_before_it_lets_through() {
 fn what_traefik_and_envoy_send_is_understood() {
     let device = Device::enrolled();
     let daemon = device.start();
-    let (token, pep) = (device.begin(), device.path("run/pep.sock"));
-    // Traefik 3: the headers of the request that is asked about, and its own X-Forwarded-*, sorted.
-    let traefik = |method: &str, uri: &str| {
+    let (token, pep) = (begin(&device), device.path("run/pep.sock"));
+    // Traefik 3.7 with `trustForwardHeader: false` (pkg/middlewares/auth/forward.go): the headers of the request that is asked
+    // about without those of the connection and without any X-Forwarded-*, then its own, in the order of Go's net/http.
+    let traefik = |method: &str, host: &str, uri: &str| {
         format!(
-            "GET /authz/forward-auth/meter HTTP/1.1\r\nHost: hardtack\r\nUser-Agent: curl/7.88.1\r\n\
-             Connection: close\r\nAccept: */*\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: 10.0.0.9\r\n\
-             X-Forwarded-Host: hmi.local\r\nX-Forwarded-Method: {method}\r\nX-Forwarded-Port: 443\r\n\
-             X-Forwarded-Proto: https\r\nX-Forwarded-Server: traefik\r\nX-Forwarded-Uri: {uri}\r\n\
-             X-Real-Ip: 10.0.0.9\r\nAccept-Encoding: gzip\r\n\r\n"
+            "GET /authz/forward-auth/http/hmi.local HTTP/1.1\r\nHost: 127.0.0.1:8190\r\nUser-Agent: curl/7.88.1\r\n\
+             Accept: */*\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: 10.0.0.9\r\nX-Forwarded-Host: {host}\r\n\
+             X-Forwarded-Method: {method}\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-Uri: {uri}\r\nAccept-Encoding: gzip\r\n\r\n"
         )
     };
-    let allowed = send(&pep, &traefik("GET", "/1?unit=bar"));
+    let allowed = last_words(&pep, &traefik("GET", "hmi.local", "/1?unit=bar"));
     assert_eq!((allowed.status, allowed.header("hardtack-reason")), (200, Some("allowed")), "{}", allowed.head);
     assert!(allowed.header("hardtack-decision-id").unwrap().starts_with("gw-07/"));
     assert!(allowed.header("hardtack-expires-in").unwrap().parse::<u64>().unwrap() > 0);
     assert_eq!((allowed.header("content-type"), allowed.body.as_str()), (None, ""), "it is no problem");
-    let refused = send(&pep, &traefik("PUT", "/1"));
+    // Its rule takes the host with any port, and what is asked about is the host that its configuration names.
+    assert_eq!(last_words(&pep, &traefik("GET", "hmi.local:81", "/1")).status, 200);
+    let refused = last_words(&pep, &traefik("PUT", "hmi.local", "/1"));
     assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")));
     let challenge = refused.header("www-authenticate").unwrap();
-    assert!(challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"write:meter/1\""));
+    assert!(
+        challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"write:http/hmi.local/1\"")
+    );
     let body: Value = serde_json::from_str(&refused.body).unwrap();
     assert_eq!((&body["code"], &body["status"]), (&"no_right".into(), &403.into()));
 
-    // Envoy 1.3x: method, path and host are the request's own.
-    let envoy = |method: &str, path: &str| {
+    // Envoy (ext_authz_http_impl.cc at 9c276e34a2ea, with `path_prefix`): method, path, host and authorization are the request's own, no
+    // other header but what `allowed_headers` names; then the router's. Its connections stay open.
+    let envoy = |method: &str, path: &str, presented: &str| {
         format!(
-            "{method} /authz/ext-authz{path} HTTP/1.1\r\nhost: hmi.local\r\ncontent-length: 0\r\n\
-             authorization: Bearer {token}\r\nx-envoy-internal: true\r\nx-forwarded-for: 10.0.0.9\r\n\
-             x-envoy-expected-rq-timeout-ms: 1000\r\nconnection: close\r\n\r\n"
+            "{method} /authz/ext-authz{path} HTTP/1.1\r\nhost: hmi.local\r\ncontent-length: 0\r\n{presented}\
+             x-envoy-internal: true\r\nx-forwarded-for: 10.0.0.9\r\nx-envoy-expected-rq-timeout-ms: 1000\r\n\r\n"
         )
     };
-    for (method, path) in [("GET", "/trends"), ("POST", "/trends?x=1"), ("GET", ""), ("GET", "/"), ("DELETE", "/a/b")] {
-        let refused = send(&pep, &envoy(method, path));
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    for (method, path) in [("GET", "/trends"), ("POST", "/1?x=1"), ("GET", ""), ("GET", "/"), ("DELETE", "/1")] {
+        let refused = last_words(&pep, &envoy(method, path, &bearer));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("no_right")), "{method} {path}");
     }
-    let may_read = device.ok(&["task", "begin", "pump", "--right", "read:http/hmi.local/*"])["token"].clone();
-    for (method, path, status) in [("GET", "/trends?x=1", 200), ("HEAD", "/a/b", 200), ("POST", "/trends", 403)] {
-        let asked = envoy(method, path).replace(&token, may_read.as_str().unwrap());
-        let answered = send(&pep, &asked);
-        assert_eq!(answered.status, status, "{method} {path}: {}", answered.head);
+    assert!(snippet("yaml\n# in the http_connection_manager").contains("patterns: [{ exact: hardtack-token }]"));
+    let own = format!("hardtack-token: {token}\r\n");
+    let both = format!("{bearer}{own}");
+    for (method, presented, status) in
+        [("GET", &bearer, 200), ("HEAD", &bearer, 200), ("GET", &own, 200), ("POST", &own, 403), ("GET", &both, 401)]
+    {
+        let answered = last_words(&pep, &envoy(method, "/1?x=1", presented));
+        assert_eq!(answered.status, status, "{method} {presented}: {}", answered.head);
     }
     for path in ["//", "/%ff", "/..", "/%2F", "/a%00"] {
-        let refused = send(&pep, &envoy("GET", path));
+        let refused = last_words(&pep, &envoy("GET", path, &bearer));
         assert_eq!((refused.status, refused.header("hardtack-reason")), (403, Some("malformed")), "{path}");
     }
-    let large =
-        send(&pep, &envoy("GET", "/a").replace("x-envoy-internal: true", &format!("x: {}", "a".repeat(17_000))));
+    let large = last_words(&pep, &envoy("GET", "/a", &format!("hardtack-token: {}\r\n", "a".repeat(17_000))));
     assert_eq!((large.status, large.header("hardtack-reason")), (403, Some("headers_too_large")));
 
     // AuthZEN: the token decides, whoever the subject claims to be.
@@ -285,6 +393,7 @@ fn what_traefik_and_envoy_send_is_understood() {
         assert_eq!(answer.status, 200, "{}", answer.body);
         serde_json::from_str::<Value>(&answer.body).unwrap()
     };
+    let token = device.begin();
     let allowed = evaluation(&token, "1");
     assert_eq!((&allowed["decision"], &allowed["context"]["reason"]), (&true.into(), &"allowed".into()));
     let refused = evaluation(&token, "../1");
@@ -303,5 +412,37 @@ fn what_traefik_and_envoy_send_is_understood() {
     for socket in ["run/agent.sock", "run/admin.sock"] {
         assert_eq!(ask(&device.path(socket), "GET", "/authz/auth-request", &[]).status, 404);
     }
+    daemon.stop();
+}
+
+#[test]
+fn tokens_that_are_none_are_refused_and_the_agent_goes_on() {
+    let device = Device::enrolled();
+    let daemon = device.start();
+    let (token, pep) = (device.begin(), device.path("run/pep.sock"));
+    let decided = |token: &str| -> Value {
+        let body = serde_json::json!({"token": token, "operation": "read", "resource": "meter/1"}).to_string();
+        let head = "POST /v1/authorize HTTP/1.1\r\nHost: hardtack\r\nConnection: close\r\n";
+        let answer = send(&pep, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
+        assert_eq!(answer.status, 200, "{token:.60}: {}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
+    };
+    let bytes = from_text(&token, 4096).unwrap();
+    let changed = (0..bytes.len()).step_by(bytes.len() / 48).map(|at| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x55;
+        to_text(&bytes)
+    });
+    let cut = (0..token.len()).step_by(token.len() / 16).map(|end| token[..end].to_owned());
+    let longer = [format!("{token}AAAA"), token.repeat(3), "A".repeat(10_000), "%%%".into(), "\u{0}".into()];
+    // A length that is far more than there is, and messages in messages.
+    let lies =
+        [[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f].repeat(20), [0x12, 0x7f].repeat(2000)].map(|bytes| to_text(&bytes));
+    for hostile in changed.chain(cut).chain(longer).chain(lies) {
+        let denied = decided(&hostile);
+        assert_eq!(denied["decision"], "deny", "{hostile:.60}: {denied}");
+        assert!(!["allowed", "engine_timeout"].contains(&denied["reason"].as_str().unwrap()), "{denied}");
+    }
+    assert_eq!(decided(&token)["decision"], "allow", "by the same process");
     daemon.stop();
 }

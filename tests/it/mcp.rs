@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -567,6 +568,27 @@ fn a_unix_socket_is_for_everybody_taken_over_after_a_crash_and_gone_after_an_end
     kill_process(Pid::from_child(&second.child), Signal::TERM).unwrap();
     assert!(second.child.wait().unwrap().success());
     assert_eq!(mode().map_err(|error| error.kind()), Err(std::io::ErrorKind::NotFound));
+}
+
+#[test]
+fn on_a_unix_socket_one_user_has_half_of_the_connections() {
+    let device = Device::enrolled();
+    let path = device.path("mcp.sock");
+    let place = format!("unix:{}", path.display());
+    let args = ["mcp", "proxy", "--name", "files", "--upstream", "http://127.0.0.1:9/mcp", "--listen", &place];
+    let _proxy = Serving::start(device.command(&args));
+    // Without a credential a connection is answered, and goes on.
+    let answered = || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // One too many is closed, be it before it was heard.
+        let _ = stream.write_all(b"GET /mcp HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let mut some = [0; 4096];
+        let is_told = stream.read(&mut some).is_ok_and(|count| some[..count].starts_with(b"HTTP/1.1 401 "));
+        is_told.then_some(stream)
+    };
+    let held: Vec<UnixStream> = std::iter::from_fn(answered).take(128).collect();
+    assert_eq!(held.len(), 64, "of 128");
 }
 
 /// A proxy over stdio before `cat`, which says again what it hears.

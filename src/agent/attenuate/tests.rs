@@ -339,9 +339,8 @@ fn an_exchange_leaves_a_check_to_the_request_that_could_pass_it() {
     }
 }
 
-#[test]
-fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
-    let mut rig = Rig::new();
+/// The token of an issuer, to open doors with.
+fn of_an_issuer(rig: &mut Rig) -> Vec<u8> {
     let spec = TaskSpec {
         fleet: "acme".parse().unwrap(),
         grant: GrantId([1; 16]),
@@ -358,7 +357,35 @@ fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
         staleness_max: Vec::new(),
         min_time_class: None,
     };
-    let bytes = mint_task(&spec, &rig.issuer, 7, &mut rig.rng).unwrap();
+    mint_task(&spec, &rig.issuer, 7, &mut rig.rng).unwrap()
+}
+
+#[test]
+fn a_token_that_would_cost_much_is_refused_before_it_is_evaluated() {
+    let mut rig = Rig::new();
+    let bytes = of_an_issuer(&mut rig);
+    let held = Held::from_bytes(&bytes).unwrap();
+    let facts = |count: usize| (0..count).map(|number| format!("f({number});")).collect::<String>();
+    for code in [
+        r#"check if resource($r), $r.matches("(a+)+$")"#.to_owned(),
+        facts(2000),
+        "check if operation(\"open\");".repeat(300),
+        "g($x) <- f($x);".repeat(300),
+        format!("{} check if {};", facts(20), (0..12).map(|n| format!("f($x{n})")).collect::<Vec<_>>().join(", ")),
+        format!("check if {};", ["1 < 2"; 400].join(" && ")),
+    ] {
+        let block = BlockBuilder::new().code(&code).unwrap();
+        let costly = to_text(&held.append(block, &mut rig.rng).unwrap().to_bytes().unwrap());
+        let asked = rig.authorize(&costly, "open", "door/1");
+        assert!([Reason::TooComplex, Reason::TooLarge].contains(&asked.reason), "{code:.60}: {}", asked.explain);
+    }
+    assert_eq!(rig.authorize(&to_text(&bytes), "open", "door/1").reason, Reason::Allowed);
+}
+
+#[test]
+fn a_foreign_token_gets_a_block_as_its_holder_could_add_one() {
+    let mut rig = Rig::new();
+    let bytes = of_an_issuer(&mut rig);
     let (records, token) = (rig.disk.records().len(), to_text(&bytes));
     let narrowed = narrow(&mut rig, 1001, &token, Some(60), &[r#"check if resource("door/1")"#]).unwrap();
     assert_eq!((narrowed.sealed, narrowed.task_id.clone()), (false, None));

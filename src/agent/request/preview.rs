@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Reason;
+use super::{object, Reason};
 
 /// The most questions of one preview.
 pub const QUESTIONS_MAX: usize = 32;
@@ -18,6 +18,7 @@ pub struct Preview {
     /// The token, base64url without padding.
     pub token: String,
     /// What might be asked, 1 to [`QUESTIONS_MAX`].
+    #[serde(deserialize_with = "object::each")]
     pub questions: Vec<PreviewQuestion>,
 }
 

@@ -10,6 +10,8 @@
 //! the path decoded once, without a slash at its end and without the query. Where the proxy's own configuration names a
 //! resource behind the path that it asks, that takes the place of `http/HOST`.
 
+use std::net::Ipv6Addr;
+
 use axum::body::Body;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::request::Parts;
@@ -19,7 +21,7 @@ use serde_json::{json, Map, Value};
 
 use super::problem::{Connection, HttpProblem};
 use super::routes::text;
-use crate::agent::request::{Authorize, DecisionReply, Reason, Reply, Verdict};
+use crate::agent::request::{object, Authorize, DecisionReply, Reason, Reply, Verdict};
 use crate::ids::RiskClass;
 use crate::wire::arguments::Arguments;
 use crate::wire::link::Right;
@@ -49,8 +51,19 @@ const AUTH_REQUEST: &str = "/authz/auth-request";
 /// What Traefik and Caddy ask.
 const FORWARD_AUTH: &str = "/authz/forward-auth";
 
-/// The longest host name that is looked at: 253 bytes by RFC 1035, brackets and a port beside.
-const HOST_BYTES_MAX: usize = 262;
+/// The longest host name that is looked at, by RFC 1035.
+const HOST_BYTES_MAX: usize = 253;
+
+const TWO_TOKENS: &str = "more than one token: present one, once";
+
+/// Where evaluations of AuthZEN are asked for.
+pub const EVALUATION: &str = "/access/v1/evaluation";
+
+/// Names a request of AuthZEN (10.1.3), and stands in its answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest name of a request that comes back.
+const REQUEST_ID_BYTES_MAX: usize = 256;
 
 /// The form in which a proxy asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,14 +131,18 @@ pub fn asked(form: Form, head: &Parts) -> Result<Asked, Turned> {
         Form::AuthRequest => base(path, AUTH_REQUEST)?,
         Form::ForwardAuth => base(path, FORWARD_AUTH)?,
     };
-    let resource = resource(&base.unwrap_or_else(|| format!("http/{host}")), original.path);
+    let base = base.unwrap_or_else(|| format!("http/{host}"));
+    // A base that names a host names the destination: what the client calls it counts for nothing then.
+    let named = base.strip_prefix("http/").and_then(|below| below.split('/').next());
+    let destination = named.map_or(host, str::to_owned);
+    let resource = resource(&base, original.path);
     Ok(Asked {
         canonical: canonical(&resource).is_ok(),
         authorize: Authorize {
             token: token.to_owned(),
             operation: operation(original.method)?,
             resource,
-            destination: Some(host),
+            destination: Some(destination),
             risk: None,
             task: None,
             step: None,
@@ -147,7 +164,9 @@ impl<'a> Original<'a> {
         let target = match named {
             [Some(target), None] | [None, Some(target)] => target,
             [None, None] => {
-                return Err(Turned::unclear("set X-Original-URL to $scheme://$http_host$request_uri in nginx"))
+                return Err(Turned::unclear(
+                    "set X-Original-URL to $scheme://HOST$request_uri in nginx, HOST by its name",
+                ))
             }
             [Some(_), Some(_)] => return Err(Turned::unclear("X-Original-URL and X-Original-URI are both there")),
         };
@@ -190,7 +209,7 @@ fn needed<'a>(head: &'a Parts, name: &str) -> Result<&'a str, Turned> {
 
 /// The token, from the one place that has it.
 fn presented(headers: &HeaderMap) -> Result<Option<&str>, Turned> {
-    let twice = || Turned::token(Some("invalid_request"), "invalid_request", "more than one token: present one, once");
+    let twice = || Turned::token(Some("invalid_request"), "invalid_request", TWO_TOKENS);
     if headers.get_all(header::AUTHORIZATION).iter().count() > 1 {
         return Err(twice());
     }
@@ -202,6 +221,18 @@ fn presented(headers: &HeaderMap) -> Result<Option<&str>, Turned> {
     match (bearer, header_once(headers, "hardtack-token")?) {
         (Some(_), Some(_)) => Err(twice()),
         (token, other) => Ok(token.or(other).filter(|token| !token.is_empty())),
+    }
+}
+
+/// Where the body has the token, no header presents one.
+///
+/// # Errors
+/// 400 if one does.
+pub fn presents_none(headers: &HeaderMap) -> Result<(), HttpProblem> {
+    match presented(headers) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(HttpProblem::invalid(TWO_TOKENS)),
+        Err(turned) => Err(HttpProblem::invalid(turned.detail)),
     }
 }
 
@@ -224,12 +255,26 @@ fn operation(method: &str) -> Result<String, Turned> {
 /// # Errors
 /// It is none.
 pub(super) fn host(host: &str) -> Result<String, Turned> {
-    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    let name = host.strip_suffix('.').unwrap_or(host);
-    if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.bytes().all(known) || name.starts_with('.') {
-        return Err(Turned::unclear("the host is a name or an address, with a port or none, and nothing else"));
+    named(host)
+        .ok_or_else(|| Turned::unclear("the host is a name or an address, with a port or none, and nothing else"))
+}
+
+/// The one spelling of a host.
+fn named(host: &str) -> Option<String> {
+    let (name, port) = match host.rsplit_once(':').filter(|_| !host.ends_with(']')) {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (name, format!(":{}", port.parse::<u16>().ok()?))
+        }
+        Some(_) => return None,
+        None => (host, String::new()),
+    };
+    if let Some(address) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        return Some(format!("[{}]{port}", address.parse::<Ipv6Addr>().ok()?));
     }
-    Ok(name.to_ascii_lowercase())
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let fits = !name.is_empty() && name.len() <= HOST_BYTES_MAX && !name.starts_with('.') && !name.ends_with('.');
+    (fits && name.bytes().all(known)).then(|| format!("{}{port}", name.to_ascii_lowercase()))
 }
 
 /// The resource that the proxy's own configuration puts behind the path that it asks, if it does. Never from a query: some
@@ -403,14 +448,17 @@ fn challenged(response: &mut Response<Body>, error: Option<&str>, why: &str, sco
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct Evaluation {
     /// Who, as the enforcement point calls him: nothing hangs on it.
+    #[serde(deserialize_with = "object::one")]
     pub subject: Entity,
     /// What he does.
+    #[serde(deserialize_with = "object::one")]
     pub action: Action,
     /// To what.
+    #[serde(deserialize_with = "object::one")]
     pub resource: Entity,
     /// What else is known.
-    #[serde(default)]
-    pub context: Context,
+    #[serde(default, deserialize_with = "object::perhaps")]
+    pub context: Option<Context>,
 }
 
 /// A subject or a resource.
@@ -451,15 +499,31 @@ impl Evaluation {
     /// 400 if there is more than one token.
     pub fn asked(self, headers: &HeaderMap) -> Result<Authorize, HttpProblem> {
         let header = presented(headers).map_err(|turned| HttpProblem::invalid(turned.detail))?;
-        let Context { token, destination, risk } = self.context;
+        let Context { token, destination, risk } = self.context.unwrap_or_default();
         if header.is_some() && token.is_some() {
-            return Err(HttpProblem::invalid("more than one token: present one, once"));
+            return Err(HttpProblem::invalid(TWO_TOKENS));
         }
         let token = token.or(header.map(str::to_owned)).unwrap_or_default();
         let resource = format!("{}/{}", self.resource.kind, self.resource.id);
         let Action { name: operation, properties: arguments } = self.action;
         Ok(Authorize { token, operation, resource, destination, risk, task: None, step: None, arguments })
     }
+}
+
+/// What an evaluation is called by who asks for it, in one header of visible ASCII.
+pub fn request_id(path: &str, headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut all = headers.get_all(REQUEST_ID).iter();
+    let id = all.next().filter(|_| all.next().is_none() && path == EVALUATION)?;
+    let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    fits.then(|| id.clone())
+}
+
+/// The answer, under the name of its request.
+pub fn under_its_name(id: Option<HeaderValue>, mut response: Response<Body>) -> Response<Body> {
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
 }
 
 /// The answer to an evaluation: `decision`, and all that the agent says in `context`.
@@ -600,12 +664,57 @@ mod tests {
 
     #[test]
     fn hosts_that_could_be_more_than_a_name_are_refused() {
-        for (name, expected) in [("HMI.", "hmi"), ("[::1]:80", "[::1]:80"), ("10.0.0.1", "10.0.0.1"), ("a_b", "a_b")] {
+        for (name, expected) in [
+            ("HMI.", "hmi"),
+            ("hmi.local.:80", "hmi.local:80"),
+            ("hmi.local:081", "hmi.local:81"),
+            ("[::1]:80", "[::1]:80"),
+            ("[0:0::1]", "[::1]"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("a_b", "a_b"),
+        ] {
             assert_eq!(host(name).unwrap(), expected);
         }
-        for name in ["", ".", "..", "a/b", "a b", "a@b", "a%2f", "caf\u{e9}", "a\\b", &"a".repeat(263)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a@b",
+            "a%2f",
+            "caf\u{e9}",
+            "a\\b",
+            "hmi..",
+            "hmi..:80",
+            ":80",
+            "hmi:",
+            "hmi:+80",
+            "hmi:80:80",
+            "hmi:65536",
+            "hmi:x",
+            "::1",
+            "[::1",
+            "[hmi]",
+            "[::1]x",
+        ] {
             assert!(host(name).is_err(), "{name}");
         }
+        assert!(host(&"a".repeat(254)).is_err());
+    }
+
+    #[test]
+    fn a_base_that_names_a_host_names_the_destination() {
+        let destination = |uri: &str| {
+            let said = [("x-forwarded-method", "GET"), ("x-forwarded-host", "hmi.local:81"), ("x-forwarded-uri", "/a")];
+            let asked = asked(Form::ForwardAuth, &head("GET", uri, &[&[TOKEN], &said[..]].concat())).unwrap().authorize;
+            (asked.resource, asked.destination.unwrap())
+        };
+        let of = |resource: &str, host: &str| (resource.to_owned(), host.to_owned());
+        assert_eq!(destination("/authz/forward-auth"), of("http/hmi.local:81/a", "hmi.local:81"));
+        assert_eq!(destination("/authz/forward-auth/http/hmi.local"), of("http/hmi.local/a", "hmi.local"));
+        assert_eq!(destination("/authz/forward-auth/http/hmi.local/app"), of("http/hmi.local/app/a", "hmi.local"));
+        assert_eq!(destination("/authz/forward-auth/modbus/plc1"), of("modbus/plc1/a", "hmi.local:81"));
     }
 
     #[test]

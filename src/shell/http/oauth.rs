@@ -5,7 +5,7 @@
 //! Read next: `routes.rs`; `agent/introspect.rs` and `agent/attenuate.rs`, which answer.
 
 use axum::body::Body;
-use axum::http::header::{self, HeaderMap};
+use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
 use serde_json::{json, Map, Value};
 
@@ -53,7 +53,7 @@ impl OauthError {
         if let Some(clause) = &self.decided_by {
             body["decided_by"] = json!(clause);
         }
-        json(self.status, &body)
+        uncached(self.status, &body)
     }
 }
 
@@ -109,6 +109,7 @@ fn decode(text: &str) -> Result<String, OauthError> {
 /// # Errors
 /// What the form lacks.
 pub fn introspected(headers: &HeaderMap, body: &[u8]) -> Result<Introspect, OauthError> {
+    enforce::presents_none(headers).map_err(|problem| OauthError::invalid(problem.detail))?;
     let form = Form::parse(headers, body)?;
     // Of which kind it is, the token itself says.
     form.once("token_type_hint")?;
@@ -184,7 +185,14 @@ fn target(name: &str) -> Result<String, OauthError> {
 /// The answer to an introspection.
 pub fn answer_introspection(reply: Reply) -> Response<Body> {
     let Reply::Introspected(told) = reply else { return unexpected(reply) };
-    json(StatusCode::OK, &told.map_or_else(|| json!({"active": false}), |told| active(&told)))
+    uncached(StatusCode::OK, &told.map_or_else(|| json!({"active": false}), |told| active(&told)))
+}
+
+/// Kept by nobody, in the words of old caches too (RFC 6749, section 5.1).
+fn uncached(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = json(status, body);
+    response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    response
 }
 
 fn active(told: &IntrospectedReply) -> Value {
@@ -215,7 +223,7 @@ pub fn answer_exchange(asked: &[Right], reply: Reply) -> Response<Body> {
     if !asked.is_empty() {
         body["scope"] = scope(asked).into();
     }
-    json(StatusCode::OK, &body)
+    uncached(StatusCode::OK, &body)
 }
 
 fn unexpected(reply: Reply) -> Response<Body> {

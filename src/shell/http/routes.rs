@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::RawPathParams;
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
@@ -128,7 +129,7 @@ const ENFORCERS: &[Socket] = &[Socket::Pep];
 
 /// Every path there is.
 pub const ROUTES: &[Route] = &[
-    route(Method::Post, "/access/v1/evaluation", Endpoint::Evaluate, ENFORCERS),
+    route(Method::Post, enforce::EVALUATION, Endpoint::Evaluate, ENFORCERS),
     route(Method::Get, "/healthz", Endpoint::Healthz, EVERYWHERE),
     route(Method::Post, "/introspect", Endpoint::Introspect, ENFORCERS),
     route(Method::Get, "/metrics", Endpoint::Metrics, WORKLOADS),
@@ -201,8 +202,12 @@ pub fn router(socket: Socket, api: &Arc<Api>) -> Router {
             Method::Get => MethodFilter::GET,
             Method::Post => MethodFilter::POST,
         };
-        let handler = move |params: RawPathParams, request: axum::extract::Request| async move {
-            let answered = answer(&api, endpoint, &params, request).await;
+        type Params = Result<RawPathParams, RawPathParamsRejection>;
+        let handler = move |params: Params, request: axum::extract::Request| async move {
+            let answered = match params {
+                Ok(params) => answer(&api, endpoint, &params, request).await,
+                Err(_) => Err(HttpProblem::invalid("the path is no UTF-8: an id is what the agent answered")),
+            };
             answered.unwrap_or_else(IntoResponse::into_response)
         };
         router.route(route.path, on(filter, handler))
@@ -248,6 +253,7 @@ async fn answer(
             Request::Step(task, body::parse::<TakeStep>(&body::read(body, &api.limits).await?)?)
         }
         Endpoint::Authorize => {
+            enforce::presents_none(&head.headers)?;
             Request::Authorize(body::parse::<Authorize>(&body::read(body, &with_arguments(&api.limits)).await?)?)
         }
         Endpoint::Begin => {

@@ -20,6 +20,7 @@ use serde_json::{json, Map, Value};
 
 use super::json::twins_within;
 use super::message::{error, Message, Outcome, DENIED, INVALID_PARAMS, METHOD_NOT_FOUND};
+use crate::wire::percent;
 
 /// Where in `_meta` a call may bring a credential of its own: a step's, which is good for one use.
 pub const TOKEN_FIELD: &str = "hardtack/token";
@@ -376,21 +377,27 @@ fn take_token(message: &mut Message) -> Result<Option<String>, Option<Message>> 
 
 /// The resource's part that a URI stands for. What has no form of one stays behind a percent sign: the agent refuses it.
 fn below_of_uri(uri: &str) -> String {
-    let form = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
-    match uri.split_once(':').filter(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(form)) {
-        None => format!("/resources/%{uri}"),
-        Some((scheme, rest)) => match rest.strip_prefix("//") {
-            None => format!("/resources/{scheme}:/{rest}"),
-            Some(rest) => {
-                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                match authority {
-                    "" => format!("/resources/{scheme}/-{path}"),
-                    "-" => format!("/resources/%{uri}"),
-                    named => format!("/resources/{scheme}/{named}{path}"),
-                }
-            }
-        },
+    form_of_uri(uri).map_or_else(|| format!("/resources/%{uri}"), |form| format!("/resources/{form}"))
+}
+
+fn form_of_uri(uri: &str) -> Option<String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let (scheme, rest) = uri.split_once(':').filter(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(fits))?;
+    let Some(rest) = rest.strip_prefix("//") else { return Some(format!("{scheme}:/{}", decoded(rest)?)) };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = decoded(path)?;
+    match authority {
+        "" => Some(format!("{scheme}/-{path}")),
+        "-" => None,
+        named => Some(format!("{scheme}/{named}{path}")),
     }
+}
+
+/// A path, decoded once. None where a server may take it for another, since something that divides it was escaped. (What would be
+/// decoded once more is no resource.)
+fn decoded(path: &str) -> Option<String> {
+    let count = |text: &str| text.matches(['/', '\\', '#', '?']).count();
+    percent::decoded(path).filter(|text| count(text) == count(path))
 }
 
 #[cfg(test)]
@@ -478,6 +485,9 @@ mod tests {
             ("file:/srv/a", "/resources/file://srv/a"),
             ("urn:isbn:1", "/resources/urn:/isbn:1"),
             ("db://h", "/resources/db/h"),
+            ("file:///srv/my%20file.txt", "/resources/file/-/srv/my file.txt"),
+            ("file:///caf%C3%A9", "/resources/file/-/café"),
+            ("db://h/t?x=a%20b", "/resources/db/h/t?x=a b"),
         ] {
             assert_eq!(below_of_uri(uri), expected, "{uri}");
         }
@@ -490,6 +500,16 @@ mod tests {
             "file:///a/../b",
             "file:///a//b",
             "file:///%2e",
+            "file:///a/%2e%2e/b",
+            "file:///a%2fb",
+            "file:///a%5cb",
+            "file:///100%25",
+            "file:///a%252e",
+            "file:///a%3fb",
+            "file:///a%00b",
+            "file:///a%ff",
+            "file:///a%2",
+            "file://h%2fx/b",
             "file:///a/",
             "a:\\b",
         ] {

@@ -100,7 +100,7 @@ fn words(summary: &[Summary], rows: &[Needed], left_out: u64) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{}: {standing}; last let in {last}, {} times on {} devices",
+            "{}: {standing}; asked for and allowed last {last}, {} times on {} devices",
             visible(&of.secret),
             of.allowed,
             of.devices
@@ -110,7 +110,7 @@ fn words(summary: &[Summary], rows: &[Needed], left_out: u64) -> String {
             let known = |value: &Option<String>| value.as_deref().map_or("-".to_owned(), visible);
             let dates = match (date(*first), date(*last)) {
                 (Some(first), Some(last)) => format!("{first} to {last}"),
-                (None, _) | (_, None) => "never let in".into(),
+                (None, _) | (_, None) => "never allowed".into(),
             };
             let _ = writeln!(
                 text,

@@ -219,6 +219,22 @@ pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
+/// A task of class `pump`, of ten minutes.
+pub(crate) fn wanted(rights: Vec<Right>, uses: Option<u64>) -> BeginTask {
+    BeginTask {
+        task: "pump".parse().unwrap(),
+        rights,
+        ttl_s: 600,
+        uses,
+        planner: false,
+        reason: None,
+        holder: None,
+        lease: None,
+        identity: None,
+        key: None,
+    }
+}
+
 impl Rig {
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
@@ -452,19 +468,7 @@ impl Rig {
     }
 
     pub(crate) fn begin(&mut self, rights: Vec<Right>, uses: Option<u64>) -> TaskReply {
-        let begin = BeginTask {
-            task: "pump".parse().unwrap(),
-            rights,
-            ttl_s: 600,
-            uses,
-            planner: false,
-            reason: None,
-            holder: None,
-            lease: None,
-            identity: None,
-            key: None,
-        };
-        match self.ask(1001, Socket::Agent, Request::Begin(begin)) {
+        match self.ask(1001, Socket::Agent, Request::Begin(wanted(rights, uses))) {
             Reply::Task(task) => task,
             other => panic!("no task: {other:?}"),
         }

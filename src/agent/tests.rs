@@ -22,7 +22,7 @@ use super::holder::ProcessId;
 use super::request::{
     Authorize, BeginTask, Mode, Origin, ProblemCode, Process, Reason, Reply, Request, Socket, TimeClass, Verdict,
 };
-use super::rig::{announce_with, key, right, set_of, Reboot, Rig, Rule, START_S};
+use super::rig::{announce_with, key, right, set_of, wanted, Reboot, Rig, Rule, START_S};
 use super::{Input, LinkEvent};
 use crate::ids::{BootId, GrantId, Hash};
 use crate::time::{Millis, Timestamp};
@@ -673,18 +673,7 @@ fn what_only_a_token_asks_about_is_stated_too() {
 #[test]
 fn a_token_may_ask_for_a_stricter_class_and_not_for_a_more_lenient_one() {
     let mut rig = Rig::with(|spec| spec.min_time_class = Some(TimeClass::Strict));
-    let begin = BeginTask {
-        task: "pump".parse().unwrap(),
-        rights: vec![right("modbus/*", "read")],
-        ttl_s: 600,
-        uses: None,
-        planner: false,
-        reason: None,
-        holder: None,
-        lease: None,
-        identity: None,
-        key: None,
-    };
+    let begin = wanted(vec![right("modbus/*", "read")], None);
     let refused = rig.ask(1001, Socket::Agent, Request::Begin(begin));
     assert!(matches!(&refused, Reply::Problem(problem) if problem.code == ProblemCode::Denied(Reason::TimeUntrusted)));
     rig.connect(Timestamp::from_secs(START_S + 130));
@@ -1042,18 +1031,7 @@ fn what_the_issuer_gives_too_short_comes_from_the_grant() {
             }
         });
         rig.sync();
-        let begin = BeginTask {
-            task: "pump".parse().unwrap(),
-            rights: vec![right("modbus/*", "read")],
-            ttl_s: 2,
-            uses: None,
-            planner: false,
-            reason: None,
-            holder: None,
-            lease: None,
-            identity: None,
-            key: None,
-        };
+        let begin = BeginTask { ttl_s: 2, ..wanted(vec![right("modbus/*", "read")], None) };
         let reply = rig.answer_begin(begin, |spec| {
             spec.issued = spec.issued - Millis(10_000);
             spec.expires = spec.issued + Millis(2000);
